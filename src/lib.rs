@@ -1,0 +1,53 @@
+//! bearerd makes, keeps, checks, revokes and accounts for the API tokens of one Linux host.
+//!
+//! The rooms, in layer order; a room imports only from a lower layer, and from its own only what is its own
+//! (`docs/architecture.md`, `tests/layers.rs`):
+//!
+//! | layer | rooms |
+//! | --- | --- |
+//! | 0 | [`sys`] [`time`] [`token`] [`scope`] [`codec`] |
+//! | 1 | [`peer`] [`vault`] [`protocol`] [`config`] [`systemd`] |
+//! | 2 | [`store`] [`policy`] [`audit`] [`client`] |
+//! | 3 | [`registry`] |
+//! | 4 | [`service`] |
+//! | 5 | [`server`] [`ctl`] |
+//! | 6 | [`daemon`] |
+
+pub mod codec;
+pub mod scope;
+#[allow(unsafe_code, reason = "the one room that may: every other forbids it")]
+pub mod sys;
+pub mod time;
+pub mod token;
+
+#[cfg(feature = "daemon")]
+pub mod config;
+pub mod peer;
+pub mod protocol;
+#[cfg(feature = "daemon")]
+pub mod systemd;
+#[cfg(feature = "daemon")]
+pub mod vault;
+
+#[cfg(feature = "daemon")]
+pub mod audit;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "daemon")]
+pub mod policy;
+#[cfg(feature = "daemon")]
+pub mod store;
+
+#[cfg(feature = "daemon")]
+pub mod registry;
+
+#[cfg(feature = "daemon")]
+pub mod service;
+
+#[cfg(feature = "cli")]
+pub mod ctl;
+#[cfg(feature = "daemon")]
+pub mod server;
+
+#[cfg(all(feature = "daemon", feature = "cli"))]
+pub mod daemon;

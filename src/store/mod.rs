@@ -1,0 +1,4 @@
+//! (to be written)
+#![forbid(unsafe_code)]
+
+pub mod record;

@@ -1,0 +1,23 @@
+//! System calls that need `unsafe`, and the checks of files, memory and peers that rest on them.
+//!
+//! The only room with `unsafe`; each block says why it is sound.
+
+#[cfg(feature = "daemon")]
+pub mod files;
+#[cfg(feature = "daemon")]
+pub mod memory;
+#[cfg(feature = "daemon")]
+pub mod net;
+#[cfg(feature = "daemon")]
+pub mod peer;
+
+/// Whether the kernel says that the wall clock is synchronised (`adjtimex(2)`: STA_UNSYNC is clear).
+#[cfg(feature = "daemon")]
+pub fn clock_synchronised() -> bool {
+    // SAFETY: `timex` is plain data for which all zeroes is valid (modes = 0: read only), and adjtimex only writes into it.
+    let (state, status) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&mut timex), timex.status)
+    };
+    state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
+}
