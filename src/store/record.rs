@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::message::State;
 use crate::scope::ScopeSet;
 use crate::time::UnixTime;
 use crate::token::{Digest, Kind, TokenId};
@@ -63,6 +64,9 @@ pub struct TokenRecord {
     pub name: String,
     /// Whom it stands for.
     pub subject: String,
+    /// uid of the user whom `subject` named when it was issued, if it named one: a later user of the same name is
+    /// somebody else.
+    pub subject_uid: Option<u32>,
     /// User name of who issued it, or `uid:1000` when it had none.
     pub issuer: String,
     /// uid of who issued it.
@@ -117,51 +121,6 @@ pub struct TokenRecord {
     pub expiry_told: bool,
 }
 
-/// The state of a token as commands show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Good.
-    Active,
-    /// Its `not_before` lies ahead.
-    NotYetValid,
-    /// Its time is over.
-    Expired,
-    /// Ended by decision.
-    Revoked,
-    /// Held until resumed.
-    Suspended,
-    /// Good, but its successor exists.
-    Rotating,
-    /// Ended because its successor took over.
-    Rotated,
-    /// All its uses are spent.
-    Exhausted,
-    /// Bait.
-    Canary,
-}
-
-impl State {
-    /// The name in JSON and in filters.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::Suspended => "suspended",
-            Self::Rotating => "rotating",
-            Self::Rotated => "rotated",
-            Self::Exhausted => "exhausted",
-            Self::Canary => "canary",
-        }
-    }
-
-    /// Whether it has ended for good.
-    pub const fn ended(self) -> bool {
-        matches!(self, Self::Expired | Self::Revoked | Self::Rotated | Self::Exhausted)
-    }
-}
-
 impl TokenRecord {
     /// The state at `now`; expiry is computed, never stored.
     pub fn state(&self, now: UnixTime) -> State {
@@ -169,7 +128,7 @@ impl TokenRecord {
             State::Revoked
         } else if self.suspended.is_some() {
             State::Suspended
-        } else if self.replaced || self.rotation.as_ref().is_some_and(|rotation| now >= rotation.ends_at) {
+        } else if self.is_rotated_out(now) {
             State::Rotated
         } else if self.expires_at.is_some_and(|at| now >= at) {
             State::Expired
@@ -184,6 +143,11 @@ impl TokenRecord {
         } else {
             State::Active
         }
+    }
+
+    /// Whether its successor has taken over, or another took the place of this one before it was used.
+    pub fn is_rotated_out(&self, now: UnixTime) -> bool {
+        self.replaced || self.rotation.as_ref().is_some_and(|rotation| now >= rotation.ends_at)
     }
 
     /// `<prefix><k>_<id>`, or `None` for an imported token.

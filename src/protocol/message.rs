@@ -1,0 +1,512 @@
+//! The messages. Enums are append only; their order and the order of fields are the wire format (`docs/protocol.md`,
+//! vectors in `tests/vectors/`). Wire messages are not disk records.
+//!
+//! What borrows (`Validate`) is decoded in place: the hot path copies nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use super::code::{ErrorCode, Reason};
+use crate::time::UnixTime;
+use crate::token::{Kind, TokenId};
+
+/// First message of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// [`super::MAGIC`].
+    pub magic: [u8; 8],
+    /// Lowest version that the client speaks.
+    pub version_min: u16,
+    /// Highest version that the client speaks.
+    pub version_max: u16,
+    /// Bits of what the client wants; none is defined in version 1, and an unknown one is refused.
+    pub flags: u32,
+}
+
+/// Answer to a [`ClientHello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerHello {
+    /// [`super::MAGIC`].
+    pub magic: [u8; 8],
+    /// The version that both speak from here on; 0 when there is none, and then an error frame follows.
+    pub version: u16,
+    /// Bits of what the server grants; 0 in version 1.
+    pub flags: u32,
+    /// Largest request frame, in bytes.
+    pub request_max: u32,
+    /// Requests that this connection may have in flight.
+    pub in_flight_max: u32,
+    /// Tokens in one batch.
+    pub batch_max: u32,
+    /// The daemon's CLOCK_BOOTTIME, in microseconds.
+    pub boottime_micros: u64,
+}
+
+/// A request with the number that its reply will carry.
+#[derive(Serialize, Deserialize)]
+pub struct Request<'a> {
+    /// Chosen by the client; unique among what it has in flight.
+    pub id: u32,
+    /// What is asked.
+    #[serde(borrow)]
+    pub body: Ask<'a>,
+}
+
+/// What can be asked.
+#[derive(Serialize, Deserialize)]
+pub enum Ask<'a> {
+    /// Is this token good for this?
+    #[serde(borrow)]
+    Validate(Validate<'a>),
+    /// The same for up to [`super::BATCH_MAX`] tokens.
+    #[serde(borrow)]
+    ValidateBatch(Vec<Validate<'a>>),
+    /// Make a token.
+    Issue(Issue),
+    /// End tokens.
+    #[serde(borrow)]
+    Revoke(Revoke<'a>),
+    /// One token's facts, by id, head or unambiguous prefix.
+    Show(Handle),
+    /// A page of tokens.
+    List(List),
+    /// How the daemon is.
+    Status,
+    /// A page of audit lines.
+    Audit(AuditQuery),
+    /// Who used a token, through what, from where, since when.
+    AuditSummary(Handle),
+    /// Check the audit log's chain.
+    AuditVerify,
+    /// Take a wrong clock mark back.
+    ClockReset,
+}
+
+/// The question that bearerd exists for. No `Debug`: it holds a token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Validate<'a> {
+    /// The token's text, at most 1,024 bytes.
+    pub token: &'a str,
+    /// Scopes that are needed, all of them; no wildcards; at most 64.
+    #[serde(borrow)]
+    pub scopes: Vec<&'a str>,
+    /// The service that asks, if it wants tokens for itself only.
+    pub audience: Option<&'a str>,
+    /// The address of the client that presented it, as the peer says.
+    pub from: Option<IpAddr>,
+    /// For the audit line.
+    pub note: Option<&'a str>,
+    /// Spend no use and no rate; audited as such.
+    pub peek: bool,
+}
+
+/// What a new token shall be; `None` and empty = the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issue {
+    /// What people call it.
+    pub name: String,
+    /// machine unless the profile says otherwise.
+    pub kind: Option<Kind>,
+    /// Whom it stands for; default the peer's user name, for uid 0 the token's name.
+    pub subject: Option<String>,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Which services it is for; empty = any.
+    pub audiences: Vec<String>,
+    /// How long it lives.
+    pub ttl: Option<Duration>,
+    /// Not good before.
+    pub not_before: Option<UnixTime>,
+    /// Good for so many validations.
+    pub max_uses: Option<u64>,
+    /// At most so many validations in each period.
+    pub rate: Option<Rate>,
+    /// Client networks (CIDR) it is good from.
+    pub allow_from: Vec<String>,
+    /// systemd units it is good through.
+    pub allow_units: Vec<String>,
+    /// uids it is good through.
+    pub allow_uids: Vec<u32>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// A profile of the configuration.
+    pub profile: Option<String>,
+}
+
+/// At most `count` in each `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// Longer than zero.
+    pub per: Duration,
+}
+
+/// An id (26 characters), a head, or the first characters of an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle(pub String);
+
+/// End tokens. No `Debug`: it may hold one.
+#[derive(Serialize, Deserialize)]
+pub struct Revoke<'a> {
+    /// Which.
+    #[serde(borrow)]
+    pub which: Which<'a>,
+    /// For the record and the audit line.
+    pub reason: Option<String>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// Which tokens a change is for. No `Debug`: it may hold one.
+#[derive(Serialize, Deserialize)]
+pub enum Which<'a> {
+    /// These; at most [`super::IDS_MAX`].
+    Handles(Vec<Handle>),
+    /// This one, which whoever holds it may end.
+    Token(&'a str),
+}
+
+/// Which tokens to list; all that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Exactly this subject.
+    pub subject: Option<String>,
+    /// Exactly this issuer.
+    pub issuer: Option<String>,
+    /// Exactly this name.
+    pub name: Option<String>,
+    /// Has this label: `key`, or `key=value`.
+    pub label: Option<String>,
+    /// May do this.
+    pub scope: Option<String>,
+    /// Of this kind.
+    pub kind: Option<Kind>,
+    /// Issued by this profile.
+    pub profile: Option<String>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Good now and expires within this.
+    pub expiring_within: Option<Duration>,
+    /// Not used for this long, or since it was issued.
+    pub unused_for: Option<Duration>,
+}
+
+/// A page of a listing, by id, which is by time of issue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Which.
+    pub filter: Filter,
+    /// At most so many, and at most [`super::PAGE_MAX`].
+    pub limit: u32,
+    /// Go on after this id, which need not exist any more.
+    pub after: Option<TokenId>,
+}
+
+/// A page of the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditQuery {
+    /// Of this token.
+    pub token: Option<Handle>,
+    /// Of this subject.
+    pub subject: Option<String>,
+    /// Through this unit.
+    pub unit: Option<String>,
+    /// Through this uid.
+    pub uid: Option<u32>,
+    /// Of this event.
+    pub event: Option<String>,
+    /// Not before.
+    pub since: Option<UnixTime>,
+    /// Before.
+    pub until: Option<UnixTime>,
+    /// Go on after what an earlier page ended with.
+    pub after: Option<String>,
+    /// At the end of the log, wait (up to some seconds) for a line instead of answering at once.
+    pub wait: bool,
+}
+
+/// A reply with the number of its request; id 0 with an error that is of the connection.
+#[derive(Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's number.
+    pub id: u32,
+    /// What came of it.
+    pub body: Answer,
+}
+
+/// What can be answered. One of them is an error, so that no reply holds both a token and an error.
+#[derive(Serialize, Deserialize)]
+pub enum Answer {
+    /// It failed, and changed nothing (but see [`ErrorCode::Undecided`]).
+    Error(Failure),
+    /// To `Validate`.
+    Verdict(Box<Verdict>),
+    /// To `ValidateBatch`, in its order.
+    Verdicts(Vec<Verdict>),
+    /// To `Issue`: the one reply that delivers the token.
+    Issued(Box<Issued>),
+    /// To `Revoke`.
+    Changed(Changed),
+    /// To `Show`.
+    Token(Box<TokenInfo>),
+    /// To `List`.
+    Tokens(Tokens),
+    /// To `Status`, `AuditSummary` and `AuditVerify`: a JSON object (RFC 8259), which may gain keys.
+    Json(String),
+    /// To `Audit`.
+    AuditLines(AuditLines),
+    /// To `ClockReset`: the time that counts now.
+    Time(UnixTime),
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what, why, what to do. Never a secret.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its text.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Whether a token is good for what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub struct Verdict {
+    /// It is.
+    pub active: bool,
+    /// Why not.
+    pub reason: Option<Reason>,
+    /// With [`Reason::InsufficientScope`]: all that is missing.
+    pub missing_scopes: Vec<String>,
+    /// The token's facts; only to who showed the right secret.
+    pub token: Option<Box<TokenInfo>>,
+}
+
+/// The state of a token; the numbers are the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Good.
+    Active,
+    /// Its `not_before` lies ahead.
+    NotYetValid,
+    /// Its time is over.
+    Expired,
+    /// Ended by decision.
+    Revoked,
+    /// Held until resumed.
+    Suspended,
+    /// Good, but its successor exists.
+    Rotating,
+    /// Ended because its successor took over.
+    Rotated,
+    /// All its uses are spent.
+    Exhausted,
+    /// Bait.
+    Canary,
+}
+
+impl State {
+    /// All states, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Active,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::Revoked,
+        Self::Suspended,
+        Self::Rotating,
+        Self::Rotated,
+        Self::Exhausted,
+        Self::Canary,
+    ];
+
+    /// The name in JSON and in filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Rotating => "rotating",
+            Self::Rotated => "rotated",
+            Self::Exhausted => "exhausted",
+            Self::Canary => "canary",
+        }
+    }
+
+    /// Whether it has ended for good.
+    pub const fn ended(self) -> bool {
+        matches!(self, Self::Expired | Self::Revoked | Self::Rotated | Self::Exhausted)
+    }
+}
+
+/// What may be shown of a token. The facts, which only a change alters, come first and in one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// What only a change alters.
+    pub facts: TokenFacts,
+    /// The state at the time of the answer.
+    pub state: State,
+    /// The last use, where it was asked for (`Show`, `List`).
+    pub last_used: Option<LastUsed>,
+}
+
+/// The facts of a token that only a change alters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenFacts {
+    /// The public handle.
+    pub id: TokenId,
+    /// `<prefix><k>_<id>`; `None` for an imported token.
+    pub head: Option<String>,
+    /// Its kind.
+    pub kind: Kind,
+    /// What people call it.
+    pub name: String,
+    /// Whom it stands for.
+    pub subject: String,
+    /// User name of who issued it.
+    pub issuer: String,
+    /// uid of who issued it.
+    pub issuer_uid: u32,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Which services it is for.
+    pub audiences: Vec<String>,
+    /// When it was issued.
+    pub issued_at: UnixTime,
+    /// Not good before.
+    pub not_before: Option<UnixTime>,
+    /// Good while now is before.
+    pub expires_at: Option<UnixTime>,
+    /// Renewal never passes this.
+    pub max_expires_at: Option<UnixTime>,
+    /// The life it was issued with.
+    pub ttl: Option<Duration>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The profile it was issued by.
+    pub profile: Option<String>,
+    /// Good for so many validations.
+    pub max_uses: Option<u64>,
+    /// How many of them are left.
+    pub uses_left: Option<u64>,
+    /// Validations per time.
+    pub rate: Option<Rate>,
+    /// Client networks (CIDR).
+    pub allow_from: Vec<String>,
+    /// Units.
+    pub allow_units: Vec<String>,
+    /// uids.
+    pub allow_uids: Vec<u32>,
+    /// The id of the first of its family.
+    pub family: TokenId,
+    /// What it was rotated from.
+    pub predecessor: Option<TokenId>,
+    /// What it was rotated to.
+    pub successor: Option<TokenId>,
+    /// When it was revoked.
+    pub revoked_at: Option<UnixTime>,
+    /// Why.
+    pub revoked_reason: Option<String>,
+}
+
+/// The last use of a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUsed {
+    /// When.
+    pub at: UnixTime,
+    /// Through which unit.
+    pub unit: Option<String>,
+    /// Through which uid.
+    pub uid: u32,
+    /// From which client address, as the peer gave it.
+    pub from: Option<IpAddr>,
+    /// How often in all.
+    pub count: u64,
+}
+
+/// A new token. No `Debug`; the text is wiped when it is dropped.
+#[derive(Serialize, Deserialize)]
+pub struct Issued {
+    /// The token's text: shown this once.
+    pub token: SecretText,
+    /// What it is.
+    pub info: TokenInfo,
+}
+
+/// A token's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// Takes a token's text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// What a change by handles did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// How many tokens changed; those that were so already are not counted.
+    pub count: u64,
+    /// Their ids, at most [`super::IDS_MAX`].
+    pub ids: Vec<TokenId>,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Members of the same families that are still good.
+    pub still_good: Vec<TokenId>,
+}
+
+/// A page of tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// In order of their ids.
+    pub tokens: Vec<TokenInfo>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<TokenId>,
+}
+
+/// A page of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLines {
+    /// JSON objects, as they stand in the log.
+    pub lines: Vec<String>,
+    /// Where the next page begins.
+    pub next: String,
+    /// There was nothing more when this was answered.
+    pub end: bool,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
