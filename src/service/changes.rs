@@ -290,13 +290,13 @@ impl Service {
     pub(super) async fn user_name(&self, caller: &Caller) -> String {
         let uid = caller.peer.uid;
         let names = Arc::clone(&self.names);
-        let name = self.look_up(move || names.user_name(uid)).await;
+        let name = self.look_up(move || names.user_of(uid).ok().flatten()).await;
         name.unwrap_or_else(|| format!("uid:{uid}"))
     }
 
     async fn uid_of(&self, subject: &str) -> Option<u32> {
         let (names, subject) = (Arc::clone(&self.names), subject.to_owned());
-        self.look_up(move || names.uid(&subject)).await
+        self.look_up(move || names.uid_of(&subject).ok().flatten()).await
     }
 
     async fn look_up<T: Send + 'static>(&self, look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
