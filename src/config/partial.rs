@@ -78,7 +78,7 @@ macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident { $($key:ident: $value:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Default, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(deny_unknown_fields, default, expecting = "a table")]
         pub(super) struct $table { $(pub(super) $key: $value,)* }
 
         impl Absorb for $table {
@@ -162,7 +162,7 @@ tables! {
 
 /// One `[[policy]]`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct PolicyTable {
     pub(super) name: Option<Text>,
     pub(super) peer: At<PeerMatch>,
@@ -178,7 +178,7 @@ pub(super) struct PolicyTable {
 
 /// One `[profile.NAME]`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct ProfileTable {
     pub(super) kind: Option<Kind>,
     pub(super) scopes: Option<Scopes>,
@@ -190,7 +190,7 @@ pub(super) struct ProfileTable {
 
 /// One `[[credential]]`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct CredentialTable {
     pub(super) unit: Text,
     pub(super) credential: Text,

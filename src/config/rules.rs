@@ -213,7 +213,7 @@ pub struct PeerMatch {
 }
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct PeerTable {
     user: Option<Principal>,
     group: Option<Principal>,

@@ -26,11 +26,16 @@ pub struct Own {
 impl Own {
     /// Of this process.
     pub fn of_this_process() -> Self {
+        // Not to know where we are must not make everybody a neighbour: then all are held to be in containers.
         let cgroup = own_cgroup();
+        let container = match &cgroup {
+            Ok(path) => path.as_deref().and_then(container_of),
+            Err(_) => Some(CONTAINER_UNKNOWN.to_owned()),
+        };
         Self {
             uid: nix::unistd::geteuid().as_raw(),
-            container: cgroup.as_deref().and_then(container_of).map(Into::into),
-            cgroups: cgroup.is_some(),
+            container: container.map(Into::into),
+            cgroups: !matches!(cgroup, Ok(None)),
         }
     }
 }
@@ -126,9 +131,8 @@ fn runtime_name(level: &str, below: Option<&str>) -> Option<String> {
     if let Some(name) = level.strip_prefix("lxc.payload.") {
         return Some(format!("lxc-{name}"));
     }
-    match (level, below) {
-        ("docker" | "lxc", Some(id)) => return Some(format!("{level}-{id}")),
-        _ => {}
+    if let ("docker" | "lxc", Some(id)) = (level, below) {
+        return Some(format!("{level}-{id}"));
     }
     // Whatever the runtime and its configuration are called: no other thing has a name of 64 hexadecimal digits.
     let id = stem.rsplit('-').next().unwrap_or(stem);

@@ -101,8 +101,15 @@ pub fn cgroup_of(peer: &Credentials) -> Cgroup {
 }
 
 /// Our own cgroup; `None` on a system without cgroups, where no peer has one either.
-pub fn own_cgroup() -> Option<String> {
-    read_cgroup("/proc/self/cgroup")
+///
+/// # Errors
+/// It can't be told, as when `/proc` is not mounted; that must not be taken for a system without cgroups.
+pub fn own_cgroup() -> io::Result<Option<String>> {
+    match std::fs::read("/proc/self/cgroup") {
+        Ok(bytes) => Ok(path_in(&String::from_utf8_lossy(&bytes)).map(str::to_owned)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::metadata("/proc/self/stat").map(|_| None),
+        Err(error) => Err(error),
+    }
 }
 
 fn read_cgroup(file: &str) -> Option<String> {
@@ -178,11 +185,11 @@ mod tests {
         assert_eq!((peer.uid, peer.gid), (geteuid().as_raw(), getegid().as_raw()));
         let groups: Vec<u32> = getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
         assert_eq!(&*peer.groups, &*groups);
-        let own = own_cgroup();
+        let own = own_cgroup().unwrap();
         match (&peer.pidfd, cgroup_of(&peer)) {
             (Some(_), Cgroup::Attested(path)) => assert_eq!(Some(path), own),
             (None, Cgroup::ByPid(path)) => assert_eq!(Some(path), own),
-            (_, cgroup) => assert_eq!((cgroup, own), (Cgroup::Unknown, None)),
+            (_, cgroup) => assert_eq!((cgroup, own), (Cgroup::Unknown, None), "no cgroups here"),
         }
     }
 
@@ -204,7 +211,7 @@ mod tests {
     fn a_cgroup_is_not_taken_from_another_process() {
         let (socket, _other) = UnixStream::pair().unwrap();
         let peer = credentials(socket.as_fd()).unwrap();
-        if peer.pidfd.is_none() || own_cgroup().is_none() {
+        if peer.pidfd.is_none() || own_cgroup().unwrap().is_none() {
             return;
         }
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
