@@ -7,7 +7,8 @@ use crate::audit::AuditError;
 use crate::config::ConfigError;
 use crate::store::{Fault, StoreError};
 use crate::sys::files::FileError;
-use crate::systemd::SystemdError;
+use crate::sys::net::SocketError;
+use crate::systemd::InheritError;
 use crate::vault::VaultError;
 
 /// Wrong arguments.
@@ -48,7 +49,7 @@ pub enum Failure {
     Audit(#[from] AuditError),
     /// What the service manager handed over.
     #[error(transparent)]
-    Systemd(#[from] SystemdError),
+    Inherit(#[from] InheritError),
     /// The store is gone, but its audit log is there.
     #[error("there is no store {}, but the audit log {} is not empty: a store is never begun anew by itself. Put the store back from a backup; or, to begin anew with no tokens, move that log away", .store.display(), .log.display())]
     StoreGone {
@@ -57,16 +58,9 @@ pub enum Failure {
         /// The log.
         log: PathBuf,
     },
-    /// The store is older than its log: a backup was restored, and tokens revoked since would live again.
-    #[error("{} is older than its audit log (generation {generation}, the log knows {newest}): it was restored from a backup, and tokens revoked since would be good again. Put the newer store back", .store.display())]
-    RolledBack {
-        /// The store.
-        store: PathBuf,
-        /// Its generation.
-        generation: u64,
-        /// The newest generation in the log.
-        newest: u64,
-    },
+    /// A name in the configuration is unknown (`--check-config`).
+    #[error("{0}")]
+    Unresolved(String),
     /// The clock is behind what the store has seen, and the configuration says not to go on so.
     #[error("the clock is not synchronised and stands {behind_secs} s before the newest time that the store has seen: wait for its synchronisation, or set [time] unsynced = \"serve\"")]
     Unsynced {
@@ -74,13 +68,8 @@ pub enum Failure {
         behind_secs: u64,
     },
     /// The socket can't be bound.
-    #[error("the socket {} can't be opened: {source}; is another bearerd running?", .path.display())]
-    Socket {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The runtime did not start.
     #[error("threads could not be started: {0}")]
     Runtime(#[source] std::io::Error),
@@ -94,7 +83,7 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Self::Config(error) if error.is_refusal() => REFUSED,
-            Self::Config(_) => CONFIG,
+            Self::Config(_) | Self::Unresolved(_) => CONFIG,
             Self::File(error) => file_status(error),
             Self::Vault(VaultError::File(error)) => file_status(error),
             Self::Vault(_) => CONFIG,
@@ -102,9 +91,12 @@ impl Failure {
                 StoreError::Io { .. } | StoreError::Read(_) | StoreError::NotWritten(_) | StoreError::Fatal(_) => IO,
                 _ => REFUSED,
             },
-            Self::Audit(error) => if error.is_refusal() { REFUSED } else { IO },
-            Self::StoreGone { .. } | Self::RolledBack { .. } | Self::Unsynced { .. } => REFUSED,
-            Self::Harden(_) | Self::Systemd(_) | Self::Socket { .. } | Self::Runtime(_) | Self::Fatal(_) => IO,
+            Self::Audit(AuditError::Unsafe { .. } | AuditError::RolledBack { .. }) => REFUSED,
+            Self::Audit(_) => IO,
+            Self::StoreGone { .. } | Self::Unsynced { .. } => REFUSED,
+            Self::Socket(SocketError::System { .. }) => IO,
+            Self::Socket(_) => REFUSED,
+            Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,
         }
     }
 }

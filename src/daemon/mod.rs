@@ -58,7 +58,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let own = Own::of_this_process();
     let credentials = systemd::credentials_directory();
     let backbone = open::open(&config, credentials.as_deref(), Box::new(SystemTime::new()))?;
-    let listener = open::listen(&config, &paths, inherited)?;
+    let listener = open::listen(&config, inherited)?;
     serve::run(serve::Start { paths, config, file: args.config.clone(), own, backbone, listener, notifier })
 }
 
@@ -68,7 +68,7 @@ fn check_config(args: &Args) -> Result<(), Failure> {
     for remark in &config.remarks {
         tracing::warn!("{remark}");
     }
-    let (_, unresolved) = Policy::resolve(&config.policy, &SystemNames, Own::of_this_process());
+    let (_, unresolved) = Policy::resolve(&config, &SystemNames, Own::of_this_process());
     if let Some(first) = unresolved.first() {
         for warning in &unresolved[1..] {
             tracing::error!("{warning}");

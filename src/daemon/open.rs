@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::exit::Failure;
-use crate::audit::{Audit, AuditBoot, AuditEvent, AuditMac, AuditOptions, Seal, keyed_mac};
-use crate::config::{Config, Mode, Paths, Unsynced};
+use crate::audit::{Audit, AuditBoot, AuditEvent, AuditMac, AuditOptions, LogState, OpenReport, Seal, keyed_mac};
+use crate::config::{Config, Unsynced};
 use crate::store::{Boot, FileOptions, Store, StoreError, StoreFile, StoreOptions};
 use crate::sys::files::{self, Access, FileError, PRIVATE_DIR};
 use crate::sys::memory::LockedKey;
@@ -22,8 +22,12 @@ use crate::vault::{KeyHeader, KeySource, Keyring};
 
 /// Mode of the native socket: policy decides who may do what.
 const SOCKET_MODE: u32 = 0o666;
+/// Mode of the socket's directory, where we make it.
+const SOCKET_DIR_MODE: u32 = 0o755;
 /// Mode of the directory of the log; its group may read.
 const LOG_DIR_MODE: u32 = 0o750;
+/// Whose members may read the log, where there is such a group.
+const LOG_GROUP: &str = "adm";
 
 /// What everything else stands on.
 pub struct Backbone {
@@ -185,4 +189,109 @@ fn start_clock(
         }
     }
     Ok(Arc::new(Clock::new(time, boot.mark)))
+}
+
+/// Continues the chain. Refused when the log knows of changes that the store does not: nothing is written then.
+///
+/// The store is not open for writing yet, so that a refusal leaves it as it is; seals find it in the cell afterwards.
+fn open_audit(
+    config: &Config,
+    unlocked: &Unlocked,
+    clock: Arc<Clock>,
+    remarks: &mut Vec<String>,
+) -> Result<(Audit, Arc<OnceLock<Store>>), Failure> {
+    let settings = &config.audit;
+    let options = AuditOptions {
+        required: settings.required,
+        sync: settings.sync,
+        coalesce: settings.coalesce,
+        max_wait: settings.max_wait,
+        syslog: settings.syslog.clone(),
+        group: nix::unistd::Group::from_name(LOG_GROUP).ok().flatten().map(|group| group.gid.as_raw()),
+        ..AuditOptions::new(settings.file.clone())
+    };
+    let damaged = |what: &str| Failure::Store {
+        path: config.store.path.clone(),
+        source: StoreError::Damaged { what: what.into() },
+    };
+    let seal = match &unlocked.boot.seal {
+        Some(bytes) => Some(Seal::decode(bytes).map_err(|_| damaged("the seal of its audit log"))?),
+        None => None,
+    };
+    let outbox = unlocked
+        .boot
+        .outbox
+        .iter()
+        .map(|(generation, bytes)| Ok((*generation, AuditEvent::decode(bytes)?)))
+        .collect::<Result<Vec<_>, crate::codec::CodecError>>()
+        .map_err(|_| damaged("an audit record that waits in it"))?;
+    let boot = AuditBoot { seal, outbox, generation: unlocked.boot.generation, accept_rollback: false };
+    let stored = Arc::new(OnceLock::<Store>::new());
+    let cell = Arc::clone(&stored);
+    let on_seal = Box::new(move |seal: Seal, outbox_through: u64| {
+        if let Some(store) = cell.get() {
+            store.seal_stored(seal.encode(), outbox_through);
+        }
+    });
+    let key = Arc::new(ChainKey(unlocked.keyring.audit_key()));
+    let (audit, report) = Audit::open(options, key, boot, clock, on_seal)?;
+    say(&report, unlocked, remarks);
+    Ok((audit, stored))
+}
+
+/// What the log looked like, where it was not as it was left.
+fn say(report: &OpenReport, unlocked: &Unlocked, remarks: &mut Vec<String>) {
+    if report.recovered_bytes > 0 {
+        remarks.push(format!(
+            "the audit log's tail was torn: {} bytes were cut off, and a line `recovered` says so",
+            report.recovered_bytes
+        ));
+    }
+    if unlocked.new.is_none() && report.log != LogState::Complete {
+        remarks.push(format!("the audit log is not as it was left ({:?}): a line `gap` says what is missing", report.log));
+    }
+    if report.owed > 0 {
+        tracing::info!("{} changes of the last run had no line in the audit log yet: written now", report.owed);
+    }
+}
+
+/// Opens the store for writing; a new one gets its name once it is whole.
+fn open_store(
+    config: &Config,
+    file: StoreFile,
+    keyring: &Arc<Keyring>,
+    clock: &Arc<Clock>,
+    new: Option<(KeyHeader, PathBuf)>,
+) -> Result<Store, Failure> {
+    let path = &config.store.path;
+    let failed = store_failure(path);
+    let sealer = Arc::clone(keyring) as Arc<dyn crate::store::Sealer>;
+    let options = StoreOptions::default();
+    let Some((header, temporary)) = new else {
+        return Store::open(file, sealer, Arc::clone(clock), options).map(|(store, _)| store).map_err(failed);
+    };
+    let store = Store::create(file, &header.encode(), sealer, Arc::clone(clock), options).map_err(&failed)?;
+    renameat2(AT_FDCWD, &temporary, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)
+        .map_err(|errno| failed(store_io("given its name", errno.into())))?;
+    files::sync_parent(path)?;
+    tracing::info!("made a new, empty store {}", path.display());
+    Ok(store)
+}
+
+/// The socket: the one that the service manager holds for us, or our own.
+///
+/// # Errors
+/// [`Failure::Socket`].
+pub fn listen(config: &Config, inherited: Inherited) -> Result<Listener, Failure> {
+    let socket = match inherited.api {
+        Some(socket) => socket,
+        None => {
+            let path = &config.socket.path;
+            // For others to reach it; what is in it has modes of its own.
+            files::create_private_dir(parent(path), SOCKET_DIR_MODE)?;
+            net::listen_unix(path, SOCKET_MODE)?
+        }
+    };
+    let fds_refused_by_kernel = net::refuse_fds(&socket);
+    Ok(Listener { socket, fds_refused_by_kernel })
 }

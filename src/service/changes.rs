@@ -53,8 +53,8 @@ impl Service {
             ttl: plan.ttl,
             profile: plan.profile.as_deref(),
         });
-        let grant = self.authorise(caller, &ask, None)?;
-        if !grant.full && !self.issues.allow(caller.peer.uid, settings.issue_per_uid, self.clock.boottime(), true) {
+        let _ = self.authorise(caller, &ask, None)?;
+        if !standing.full && !self.issues.allow(caller.peer.uid, settings.issue_per_uid, self.clock.boottime(), true) {
             return Err(self.over_limit(caller, "issue_per_uid", settings.issue_per_uid.count.into()));
         }
         let subject_uid = if subject == own_name { caller.uid() } else { self.uid_of(&subject).await };
@@ -155,7 +155,7 @@ impl Service {
         dry_run: bool,
     ) -> Result<Changed, Failure> {
         // Who may revoke nothing at all learns nothing about which ids exist.
-        let _ = self.authorise(caller, &policy::Ask::on(Operation::Revoke, Ownership::Undecided), ids.first().copied())?;
+        let _ = self.authorise(caller, &policy::Ask::to_token(Operation::Revoke, Ownership::Undecided), ids.first().copied())?;
         self.commit_revocation(caller, ids, reason, dry_run, false).await
     }
 
@@ -179,7 +179,7 @@ impl Service {
             for id in ids {
                 let Some(record) = txn.record(id)? else { return Err(GivenUp::Failure(not_found())) };
                 let own = if held { Ownership::Own } else { ownership(&record, &asking, &own_name) };
-                let ask = policy::Ask::on(Operation::Revoke, own);
+                let ask = policy::Ask::to_token(Operation::Revoke, own);
                 if !held && let Decision::Denied { needed } = settings.policy.decide(&asking.peer, &standing, &ask) {
                     return Err(GivenUp::Denied { needed, id });
                 }
@@ -221,7 +221,7 @@ impl Service {
     }
 
     pub(super) async fn clock_reset(&self, caller: &Arc<Caller>) -> Result<UnixTime, Failure> {
-        let _ = self.authorise(caller, &policy::Ask::on(Operation::Admin, Ownership::NotOwn), None)?;
+        let _ = self.authorise(caller, &policy::Ask::of(Operation::Admin), None)?;
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }

@@ -86,6 +86,17 @@ pub struct Parts {
     pub settings: Settings,
     /// For `status`: where things are.
     pub places: Places,
+    /// For `status`: what the server counts.
+    pub connections: Box<dyn Fn() -> Connections + Send + Sync>,
+}
+
+/// What the server counts of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connections {
+    /// Open now.
+    pub now: u64,
+    /// Turned away since the start.
+    pub refused: u64,
 }
 
 /// Where things are, for `status`.
@@ -108,6 +119,7 @@ pub struct Service {
     names: Arc<dyn Names>,
     settings: RwLock<Arc<Settings>>,
     places: Places,
+    connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
     ids: IdSource,
     /// Validations by token family.
@@ -133,6 +145,7 @@ impl Service {
             names: parts.names,
             settings: RwLock::new(Arc::new(parts.settings)),
             places: parts.places,
+            connections: parts.connections,
             started_at,
             ids: IdSource::default(),
             rates: RateLimiter::default(),
@@ -262,9 +275,9 @@ fn audit_unavailable() -> Failure {
 
 fn store_failure(error: &StoreError) -> Failure {
     let code = match error {
-        StoreError::NoRoom { .. } => ErrorCode::NoSpace,
-        StoreError::NotWritten { .. } | StoreError::Stopped => ErrorCode::Unavailable,
-        StoreError::SyncFailed { .. } | StoreError::Fatal { .. } => ErrorCode::Undecided,
+        StoreError::NoRoom => ErrorCode::NoSpace,
+        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::Stopped => ErrorCode::Unavailable,
+        StoreError::SyncFailed | StoreError::Fatal(_) => ErrorCode::Undecided,
         _ => ErrorCode::Internal,
     };
     Failure::new(code, error.to_string())

@@ -1,11 +1,12 @@
 //! validate: the hot path. No wait, no lock that a slow disk can hold, unless the token's uses are counted or the
 //! audit line is the first of its window.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
-use crate::audit::{AuditEvent, EventKind, Recording, UseKey};
-use crate::config::{AssertAddress, Operation};
+use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
+use crate::config::AssertAddress;
 use crate::peer::Peer;
 use crate::policy;
 use crate::protocol::code::{ErrorCode, Reason};
@@ -94,7 +95,7 @@ impl Service {
             return Judged::Ready(Err(failure));
         }
         let now = self.clock.now();
-        let from_asserted = grant.full || grant.assert_address == Some(AssertAddress::Yes);
+        let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let from = ask.from.map(canonical);
         let Ok(token) = Token::parse(ask.token) else {
             return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, Reason::Malformed, None, now)));
@@ -169,7 +170,7 @@ impl Service {
         now: UnixTime,
         question: impl Fn() -> Question,
     ) -> Judged {
-        let key = use_key(&caller.peer, ask, Some(record.id), from, None);
+        let key = use_key(&caller.peer, ask, record.id, from);
         let recording = self.audit.used(key, now, || self.use_event(caller, &record, &question(), None, now));
         let good = verdict(&record, None, Vec::new(), now);
         match recording {
@@ -264,8 +265,8 @@ impl Service {
         id: Option<TokenId>,
         now: UnixTime,
     ) -> Verdict {
-        let key = UseKey::of_refusal(&caller.peer, reason.name());
-        self.audit.refused(key, self.line_budget(caller), now, || {
+        let key = refusal_key(&caller.peer, None, reason.name());
+        self.audit.refused(key, self.refusal(caller), false, now, || {
             let mut event = AuditEvent::new(EventKind::Deny, now);
             event.outcome = Some("inactive".into());
             event.reason = Some(reason.name().into());
@@ -283,19 +284,20 @@ impl Service {
 
     /// A refusal to who showed the right secret: coalesced by token. A canary and a rotated-out token are alerts.
     fn refuse_known(&self, caller: &Caller, record: &TokenRecord, question: &Question, reason: Reason, now: UnixTime) {
-        let key = UseKey::of_token_refusal(&caller.peer, record.id, reason.name());
-        self.audit.refused(key, self.line_budget(caller), now, || self.use_event(caller, record, question, Some(reason), now));
+        let key = refusal_key(&caller.peer, Some(record.id), reason.name());
+        let alert = matches!(reason, Reason::Canary | Reason::Rotated);
+        let refusal = self.refusal(caller);
+        self.audit.refused(key, refusal, alert, now, || self.use_event(caller, record, question, Some(reason), now));
     }
 
     pub(super) fn refuse_plain(&self, peer: &Peer, reason: &'static str, event: AuditEvent) {
-        let key = UseKey::of_refusal(peer, reason);
-        let budget = if self.settings().policy.standing(peer).full { None } else { Some(peer.uid) };
-        self.audit.refused(key, budget, event.time, || event);
+        let refusal = Refusal { uid: peer.uid, exempt: self.settings().policy.standing(peer).full };
+        self.audit.refused(refusal_key(peer, None, reason), refusal, false, event.time, || event);
     }
 
     /// Whose budget of lines a refusal is charged to; peers with full rights have none.
-    fn line_budget(&self, caller: &Caller) -> Option<u32> {
-        if caller.standing(&self.settings()).full { None } else { Some(caller.peer.uid) }
+    fn refusal(&self, caller: &Caller) -> Refusal {
+        Refusal { uid: caller.peer.uid, exempt: caller.standing(&self.settings()).full }
     }
 
     fn use_event(
@@ -341,14 +343,17 @@ fn check(ask: &Validate<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn use_key(
-    peer: &Peer,
-    ask: &Validate<'_>,
-    id: Option<TokenId>,
-    from: Option<std::net::IpAddr>,
-    reason: Option<Reason>,
-) -> UseKey {
-    UseKey::of_use(peer, id, from, &ask.scopes, ask.audience, ask.note, ask.peek, reason.map(Reason::name))
+/// Uses are alike when token, process, address and all that was asked are the same.
+fn use_key(peer: &Peer, ask: &Validate<'_>, id: TokenId, from: Option<std::net::IpAddr>) -> UseKey {
+    UseKey::of(|hasher| {
+        (id, peer.pid, peer.uid, peer.unit.as_deref(), from).hash(hasher);
+        (&ask.scopes, ask.audience, ask.note, ask.peek).hash(hasher);
+    })
+}
+
+/// Refusals are alike by uid, unit and reason; those of a token that was really shown, by token too.
+fn refusal_key(peer: &Peer, id: Option<TokenId>, reason: &'static str) -> UseKey {
+    UseKey::of(|hasher| (id, peer.uid, peer.unit.as_deref(), reason).hash(hasher))
 }
 
 fn event_of_use(

@@ -61,7 +61,7 @@ impl Service {
     pub(super) fn show(self: &Arc<Self>, caller: &Arc<Caller>, handle: &Handle) -> super::Now {
         let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
         super::later(async move {
-            let first = service.authorise(&caller, &policy::Ask::on(Operation::Show, Ownership::Undecided), None)?;
+            let first = service.authorise(&caller, &policy::Ask::to_token(Operation::Show, Ownership::Undecided), None)?;
             let found = service
                 .resolve(&handle, false)
                 .and_then(|id| Ok((id, service.store.lookup(id).map_err(|error| store_failure(&error))?.record)));
@@ -76,7 +76,7 @@ impl Service {
             if first.own_only {
                 let own_name = service.user_name(&caller).await;
                 let own = ownership(&record, &caller, &own_name);
-                let _ = service.authorise(&caller, &policy::Ask::on(Operation::Show, own), Some(record.id))?;
+                let _ = service.authorise(&caller, &policy::Ask::to_token(Operation::Show, own), Some(record.id))?;
             }
             let last = service.store.last_use(record.id).map_err(|error| store_failure(&error))?;
             Ok(Answer::Token(Box::new(view::info(&record, last, service.clock.now()))))
@@ -84,7 +84,7 @@ impl Service {
     }
 
     pub(super) async fn list(&self, caller: &Arc<Caller>, list: List) -> Result<Tokens, Failure> {
-        let grant = self.authorise(caller, &policy::Ask::on(Operation::List, Ownership::Undecided), None)?;
+        let grant = self.authorise(caller, &policy::Ask::to_token(Operation::List, Ownership::Undecided), None)?;
         filter::check(&list.filter).map_err(invalid)?;
         let own_name = if grant.own_only { Some(self.user_name(caller).await) } else { None };
         let permit = Arc::clone(&self.readers).acquire_owned().await;
@@ -119,10 +119,11 @@ impl Service {
     }
 
     pub(super) fn status(&self, caller: &Caller) -> Result<String, Failure> {
-        let _ = self.authorise(caller, &policy::Ask::on(Operation::Status, Ownership::NotOwn), None)?;
+        let _ = self.authorise(caller, &policy::Ask::of(Operation::Status), None)?;
         let settings = self.settings();
         let room = self.store.room();
         let health = self.audit.health();
+        let connections = (self.connections)();
         let slot = self.keyring.slot();
         let mut warnings = settings.warnings.clone();
         let plain = slot.kind == crate::vault::SlotKind::File;
@@ -152,8 +153,8 @@ impl Service {
                 "path": self.places.store,
                 "tokens": self.store.token_count().map_err(|error| store_failure(&error))?,
                 "generation": self.store.generation(),
-                "bytes": room.bytes,
                 "free_bytes": room.free_bytes,
+                "disk_free_bytes": room.disk_free_bytes,
                 "issue_ok": room.issue_ok,
             },
             "key": {
@@ -165,7 +166,8 @@ impl Service {
             "audit": {
                 "file": self.places.audit,
                 "writable": health.writable,
-                "required": health.required,
+                "fault": health.fault,
+                "sealed_seq": health.sealed_seq,
                 "seq": health.seq,
                 "lines": health.lines,
                 "syslog": self.places.syslog,
@@ -179,7 +181,7 @@ impl Service {
                 "synchronised": self.clock.synchronised(),
                 "unsettled": self.clock.unsettled(),
             },
-            "connections": { "now": self.connections.now(), "refused": self.connections.refused() },
+            "connections": { "now": connections.now, "refused": connections.refused },
             "warnings": warnings,
         });
         Ok(status.to_string())
