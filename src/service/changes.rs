@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{Caller, LOOKUP_WAIT, Later, Now, Service, audit_unavailable, invalid, later, not_permitted, store_failure};
+use super::{Caller, LOOKUP_WAIT, Later, Now, Service, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::policy::{self, Decision, IssueAsk, Ownership};
@@ -18,7 +18,7 @@ use crate::registry::{Invalid, view};
 use crate::store::record::{Rate, TokenRecord};
 use crate::store::{Effect, StoreError, Txn};
 use crate::time::UnixTime;
-use crate::token::{self, Secret, TEXT_MAX, Token, TokenId};
+use crate::token::{self, TEXT_MAX, Token, TokenId};
 
 /// Revocations that a holder without a rule may make: one a second.
 const FINDER_RATE: Rate = Rate { count: 1, per: std::time::Duration::from_secs(1) };

@@ -178,7 +178,7 @@ impl Service {
             Ask::Show(handle) => self.show(caller, handle),
             Ask::List(list) => {
                 let (service, caller, list) = (Arc::clone(self), Arc::clone(caller), list.clone());
-                later(async move { service.list(caller, list).await.map(Answer::Tokens) })
+                later(async move { service.list(&caller, list).await.map(Answer::Tokens) })
             }
             Ask::Status => ready(self.status(caller).map(Answer::Json)),
             Ask::Audit(query) => {

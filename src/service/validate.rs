@@ -138,7 +138,7 @@ impl Service {
                 let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), question());
                 Judged::Later(Box::pin(async move { service.count_use(&caller, record.id, question).await }))
             }
-            Outcome::Active => self.active(caller, record, ask, from, from_asserted, now, question),
+            Outcome::Active => self.active(caller, record, ask, from, now, question),
         }
     }
 
@@ -166,7 +166,6 @@ impl Service {
         record: Arc<TokenRecord>,
         ask: &Validate<'_>,
         from: Option<std::net::IpAddr>,
-        from_asserted: bool,
         now: UnixTime,
         question: impl Fn() -> Question,
     ) -> Judged {

@@ -87,8 +87,7 @@ impl Service {
         let grant = self.authorise(caller, &policy::Ask::to_token(Operation::List, Ownership::Undecided), None)?;
         filter::check(&list.filter).map_err(invalid)?;
         let own_name = if grant.own_only { Some(self.user_name(caller).await) } else { None };
-        let permit = Arc::clone(&self.readers).acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"))?;
+        let permit = self.reader().await?;
         let (store, caller, now) = (self.store.clone(), Arc::clone(caller), self.clock.now());
         let page = tokio::task::spawn_blocking(move || {
             let _permit = permit;
