@@ -194,7 +194,7 @@ fn index(filter: &Filter) -> Option<(IndexTag, String)> {
     }
     if let Some(label) = &filter.label {
         return Some(match label.split_once('=') {
-            Some((key, value)) => (IndexTag::LabelValue, format!("{key}={value}")),
+            Some((key, value)) => (IndexTag::Label, format!("{key}={value}")),
             None => (IndexTag::LabelKey, label.clone()),
         });
     }

@@ -1,0 +1,4 @@
+//! (being written elsewhere)
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
