@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bearerd::client::blocking::{Client, Options};
+use bearerd::client::Options;
+use bearerd::client::blocking::Client;
 use daemon::{Daemon, PATIENCE};
 
 /// A shell stands between, because only the process itself knows the pid that LISTEN_PID must be.
@@ -28,7 +29,12 @@ fn an_inherited_socket_is_served_by_its_name() {
     // A client that comes before the daemon waits in the backlog: it sees no refused connection.
     let early = std::thread::spawn({
         let path = path.clone();
-        move || Client::connect(&path, Options { timeout: PATIENCE, ..Options::default() }).unwrap().status().unwrap()
+        move || {
+            Client::connect(&path, Options { timeout: PATIENCE, long_timeout: PATIENCE, ..Options::default() })
+                .unwrap()
+                .status()
+                .unwrap()
+        }
     });
     let mut child = activated(&daemon, &listener, "api").stderr(Stdio::piped()).spawn().unwrap();
     let status = early.join().unwrap();
@@ -38,11 +44,17 @@ fn an_inherited_socket_is_served_by_its_name() {
     assert_eq!(client.server_uid().unwrap(), nix::unistd::getuid().as_raw());
 
     // Over a restart the socket stays: a client that asks meanwhile is served by the next daemon.
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .unwrap();
     assert!(child.wait().unwrap().success());
     let between = std::thread::spawn({
         let path = path.clone();
-        move || Client::connect(&path, Options { timeout: PATIENCE, ..Options::default() }).unwrap().status().unwrap()
+        move || {
+            Client::connect(&path, Options { timeout: PATIENCE, long_timeout: PATIENCE, ..Options::default() })
+                .unwrap()
+                .status()
+                .unwrap()
+        }
     });
     let mut next = activated(&daemon, &listener, "api").spawn().unwrap();
     between.join().unwrap();

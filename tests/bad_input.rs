@@ -52,7 +52,7 @@ fn every_verb_refuses_bad_input() {
         (&["list", "--after", "xyz"], 64),
         (&["validate", "--scope", "repo:*"], 64),
         (&["validate", "--from", "nowhere"], 64),
-        (&["validate", "--token-file", "/nonexistent/token"], 65),
+        (&["validate", "--token-file", "/nonexistent/token"], 64),
         (&["audit", "--event", "nothing"], 64),
         (&["audit", "--since", "yesterday"], 64),
     ];
@@ -84,8 +84,8 @@ fn bad_configuration_is_refused_with_file_and_line() {
         ("[tokens]\nprefx = \"brd\"", "prefx"),
         ("[tokens]\nprefix = 5", "prefix"),
         ("[tokens]\nprefix = \"B\"", "prefix"),
-        ("[limits]\ntokens_per_uid = \"many\"", "tokens_per_uid"),
-        ("[limits]\nissue_per_uid = \"60\"", "issue_per_uid"),
+        ("[limits]\ntokens_per_uid = \"many\"", "bearerd.toml:13"),
+        ("[limits]\nissue_per_uid = \"60\"", "60/1m"),
         ("[[policy]]\nname = \"x\"\npeer = { user = \"root\" }\nallow = [\"fly\"]", "fly"),
         ("[[policy]]\nname = \"x\"\npeer = { usr = \"root\" }\nallow = [\"validate\"]", "usr"),
         ("[tokens.session]\ndefault_ttl = \"2d\"", "ttl"),
@@ -125,9 +125,8 @@ fn a_reload_is_whole_or_nothing() {
     let daemon = Daemon::start();
     let prefix = |daemon: &Daemon| daemon.issue(&["t"]).split('_').next().unwrap().to_owned();
     assert_eq!(prefix(&daemon), "brdm");
-    let reloads = |daemon: &Daemon| {
-        daemon.ctl(&["--json", "audit", "--event", "reload"]).exits(0).stdout.lines().count()
-    };
+    let reloads =
+        |daemon: &Daemon| daemon.ctl(&["--json", "audit", "--event", "reload"]).exits(0).stdout.lines().count();
     let hup = |daemon: &Daemon| {
         let before = reloads(daemon);
         daemon.signal(nix::sys::signal::Signal::SIGHUP);

@@ -157,9 +157,7 @@ fn peers_that_leave_are_forgotten() {
         stream.write_all(&framed(&Request { id: 1, body: Ask::Validate(validate) })).unwrap();
     }
     let begun = std::time::Instant::now();
-    let now = || -> u64 {
-        daemon.ctl(&["--json", "status"]).exits(0).json()["connections"]["now"].as_u64().unwrap()
-    };
+    let now = || -> u64 { daemon.ctl(&["--json", "status"]).exits(0).json()["connections"]["now"].as_u64().unwrap() };
     while now() > 2 {
         assert!(begun.elapsed() < PATIENCE, "connections stay: {}", now());
     }

@@ -30,7 +30,13 @@ fn refused(daemon: &Daemon, says: &str) {
 #[test]
 fn modes_are_what_they_must_be() {
     let daemon = stopped();
-    for (name, mode) in [("state", 0o700), ("key", 0o700), ("state/tokens.redb", 0o600), ("key/master.key", 0o600), ("log/audit.log", 0o640)] {
+    for (name, mode) in [
+        ("state", 0o700),
+        ("key", 0o700),
+        ("state/tokens.redb", 0o600),
+        ("key/master.key", 0o600),
+        ("log/audit.log", 0o640),
+    ] {
         let found = fs::metadata(daemon.path(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(found, mode, "{name} has {found:o}");
     }
@@ -137,7 +143,7 @@ fn an_old_store_beside_a_newer_log_is_refused() {
     fs::rename(&store, &new).unwrap();
     fs::copy(&old, &store).unwrap();
     chmod(&store, 0o600);
-    refused(&daemon, "older than its audit log");
+    refused(&daemon, "older than the audit log");
     // Over kill -9 too, where the log was not sealed at a stop.
     fs::copy(&new, &store).unwrap();
     chmod(&store, 0o600);

@@ -21,7 +21,8 @@ fn after_the_reply_nobody_is_told_active() {
     let refusals = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for asker in 0..ASKERS {
-            let (daemon, tokens, revoked, over, checks, refusals) = (&daemon, &tokens, &revoked, &over, &checks, &refusals);
+            let (daemon, tokens, revoked, over, checks, refusals) =
+                (&daemon, &tokens, &revoked, &over, &checks, &refusals);
             scope.spawn(move || {
                 let mut client = daemon.client();
                 let mut turn = asker;
@@ -31,9 +32,19 @@ fn after_the_reply_nobody_is_told_active() {
                     // Around the edge, where a stale copy would show.
                     let at = (gone.saturating_sub(3) + turn % 7).min(TOKENS - 1);
                     turn += 1;
-                    let ask = Validate { token: &tokens[at], scopes: Vec::new(), audience: None, from: None, note: None, peek: false };
+                    let ask = Validate {
+                        token: &tokens[at],
+                        scopes: Vec::new(),
+                        audience: None,
+                        from: None,
+                        note: None,
+                        peek: false,
+                    };
                     let verdict = client.validate(&ask).unwrap();
-                    assert!(!(verdict.active && at < gone), "token {at} is active after its revocation was acknowledged");
+                    assert!(
+                        !(verdict.active && at < gone),
+                        "token {at} is active after its revocation was acknowledged"
+                    );
                     checks.fetch_add(1, Ordering::Relaxed);
                     refusals.fetch_add(u64::from(at < gone), Ordering::Relaxed);
                 }

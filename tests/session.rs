@@ -16,7 +16,8 @@ fn the_readme_session_holds() {
     assert_eq!(verdict["name"], "backup");
     assert_eq!(verdict["id"], id_of(&token).as_str());
 
-    let wrong = daemon.ctl_with(&token, &["--json", "validate", "--scope", "repo:write", "--scope", "admin"]).exits(1).json();
+    let wrong =
+        daemon.ctl_with(&token, &["--json", "validate", "--scope", "repo:write", "--scope", "admin"]).exits(1).json();
     assert_eq!(wrong["active"], false);
     assert_eq!(wrong["reason"], "insufficient_scope");
     assert_eq!(wrong["missing_scopes"], serde_json::json!(["repo:write", "admin"]));
@@ -53,9 +54,29 @@ fn the_readme_session_holds() {
 fn a_token_has_all_its_facts() {
     let mut daemon = Daemon::start();
     let token = daemon.issue(&[
-        "full", "--kind", "session", "--subject", "alice", "--scope", "repo:*", "--audience", "git", "--ttl", "1h",
-        "--max-uses", "5", "--rate", "100/1m", "--allow-from", "10.0.0.0/8", "--allow-unit", "nginx.service",
-        "--allow-uid", "33", "--label", "team=ops",
+        "full",
+        "--kind",
+        "session",
+        "--subject",
+        "alice",
+        "--scope",
+        "repo:*",
+        "--audience",
+        "git",
+        "--ttl",
+        "1h",
+        "--max-uses",
+        "5",
+        "--rate",
+        "100/1m",
+        "--allow-from",
+        "10.0.0.0/8",
+        "--allow-unit",
+        "nginx.service",
+        "--allow-uid",
+        "33",
+        "--label",
+        "team=ops",
     ]);
     daemon.restart();
     let shown = daemon.ctl(&["--json", "show", &id_of(&token)]).exits(0).json();
@@ -81,10 +102,35 @@ fn a_token_has_all_its_facts() {
     assert_eq!(shown["head"], format!("brds_{}", id_of(&token)));
     let keys: Vec<&str> = shown.as_object().unwrap().keys().map(String::as_str).collect();
     for key in [
-        "id", "head", "kind", "name", "subject", "issuer", "issuer_uid", "scopes", "audiences", "state", "issued_at",
-        "not_before", "expires_at", "max_expires_at", "ttl", "labels", "profile", "max_uses", "uses_left", "rate",
-        "allow_from", "allow_units", "allow_uids", "family", "predecessor", "successor", "revoked_at",
-        "revoked_reason", "last_used",
+        "id",
+        "head",
+        "kind",
+        "name",
+        "subject",
+        "issuer",
+        "issuer_uid",
+        "scopes",
+        "audiences",
+        "state",
+        "issued_at",
+        "not_before",
+        "expires_at",
+        "max_expires_at",
+        "ttl",
+        "labels",
+        "profile",
+        "max_uses",
+        "uses_left",
+        "rate",
+        "allow_from",
+        "allow_units",
+        "allow_uids",
+        "family",
+        "predecessor",
+        "successor",
+        "revoked_at",
+        "revoked_reason",
+        "last_used",
     ] {
         assert!(keys.contains(&key), "{key} is missing");
     }

@@ -146,7 +146,10 @@ struct Mount(std::path::PathBuf);
 impl Mount {
     fn tmpfs(at: std::path::PathBuf, size: &str) -> Self {
         fs::create_dir_all(&at).unwrap();
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=0750"), "tmpfs"]).arg(&at).status();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0750"), "tmpfs"])
+            .arg(&at)
+            .status();
         assert!(status.unwrap().success(), "mount needs root");
         Self(at)
     }
@@ -173,7 +176,7 @@ fn fill(path: &std::path::Path) {
 #[ignore = "needs root"]
 fn root_a_full_audit_disk_fails_closed_and_recovers() {
     let mut daemon = Daemon::place("coalesce = \"0s\"\nmax_wait = \"200ms\"\n");
-    let _mount = Mount::tmpfs(daemon.path("log"), "12m");
+    let _mount = Mount::tmpfs(daemon.path("log"), "32m");
     daemon.run();
     let token = daemon.issue(&["kept"]);
     let leaked = daemon.issue(&["leaked"]);

@@ -5,8 +5,8 @@
 //! validation of every connection passes here; keys are hashes under random keys of this process, so that a peer can
 //! neither make two different uses look alike nor pile keys into one shard.
 
-use std::collections::hash_map::{Entry as Slot, HashMap};
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry as Slot, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -287,7 +287,8 @@ mod tests {
         assert_eq!(swept(&coalescer, millis(2000), false).len(), 1);
         // The clock taken back by a year.
         count(millis(9000));
-        let Counted::Opened(None) = coalescer.count(key("a"), UnixTime::EPOCH, || opening(UnixTime::EPOCH, None)) else {
+        let Counted::Opened(None) = coalescer.count(key("a"), UnixTime::EPOCH, || opening(UnixTime::EPOCH, None))
+        else {
             panic!("a window of the future is over")
         };
     }

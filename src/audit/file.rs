@@ -75,7 +75,10 @@ impl DiskLog {
                 (options.create_new(true).open(path).map_err(failed)?, true)
             }
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(refused("is a link, which is not followed", "put the real path in [audit] file".to_owned()));
+                return Err(refused(
+                    "is a link, which is not followed",
+                    "put the real path in [audit] file".to_owned(),
+                ));
             }
             Err(error) => return Err(failed(error)),
         };

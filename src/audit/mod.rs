@@ -321,7 +321,8 @@ impl Audit {
                 on_seal(seal, through);
             })
         };
-        let setup = Setup { shared: Arc::clone(&shared), options: options.clone(), key: Arc::clone(&key), on_seal, wrap };
+        let setup =
+            Setup { shared: Arc::clone(&shared), options: options.clone(), key: Arc::clone(&key), on_seal, wrap };
         let report = OpenReport { owed: owed.len(), ..report };
         let writer = Writer::open(setup, found, generations, owed)?;
         let thread =
@@ -584,14 +585,9 @@ struct Known<'a> {
 }
 
 /// Follows the chain from the last seal, or from the beginning.
-fn look<'a>(
-    file: &Path,
-    key: &dyn AuditMac,
-    boot: &'a AuditBoot,
-) -> Result<(recover::Survey, Known<'a>), AuditError> {
+fn look<'a>(file: &Path, key: &dyn AuditMac, boot: &'a AuditBoot) -> Result<(recover::Survey, Known<'a>), AuditError> {
     let outbox = boot.outbox.iter().map(|(generation, event)| (*generation, (event, event.time.to_string()))).collect();
-    let mut known =
-        Known { store: boot.generation, outbox, told: HashSet::new(), newest: 0, revoked: Vec::new() };
+    let mut known = Known { store: boot.generation, outbox, told: HashSet::new(), newest: 0, revoked: Vec::new() };
     let held = boot.seal.as_ref().map(Held::from);
     let found = survey(file, held.as_ref(), key, &mut |line| known.visit(line))?;
     Ok((found, known))

@@ -133,9 +133,8 @@ impl Wanted {
         }
         let Some(view) = LineView::parse(line) else { return false };
         let peer = view.peer.as_ref();
-        let is = |wanted: &Option<String>, value: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| value == Some(wanted))
-        };
+        let is =
+            |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|wanted| value == Some(wanted));
         is(&self.token, view.id.as_deref())
             && is(&self.subject, view.subject.as_deref())
             && is(&self.unit, peer.and_then(|peer| peer.unit.as_deref()))

@@ -325,14 +325,7 @@ pub(super) fn adopt(path: &Path, mode: u32, group: Option<u32>, mut survey: Surv
         let (path, cut_bytes) = (path.display(), survey.cut_bytes());
         tracing::warn!(%path, state = ?survey.state, cut_bytes, "audit.log: {}", say[0].note);
     }
-    Ok(Adopted {
-        log,
-        inode: state.inode,
-        offset,
-        seq: survey.seq,
-        mac: survey.mac,
-        say,
-    })
+    Ok(Adopted { log, inode: state.inode, offset, seq: survey.seq, mac: survey.mac, say })
 }
 
 /// The tail of a file that was renamed, torn by a crash before the daemon was told to reopen.

@@ -123,7 +123,9 @@ impl VerifyReport {
 pub fn verify(files: &[PathBuf], key: &dyn AuditMac, seal: Option<&Seal>) -> io::Result<VerifyReport> {
     let opened = files
         .iter()
-        .map(|path| Opened::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))))
+        .map(|path| {
+            Opened::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        })
         .collect::<io::Result<Vec<_>>>()?;
     let sources: Vec<&dyn Source> = opened.iter().map(|opened| opened as &dyn Source).collect();
     verify_sources(&sources, key, seal)
@@ -234,10 +236,13 @@ fn classify(
     let Some(Some(here)) = parsed.first().copied() else { return Ok(inserted_or_changed(&parsed, tip, key)) };
     let wanted = tip.seq + 1;
     let copied_later = || rest[1..].contains(&rest[0]);
-    if (here.seq <= tip.seq && stands_before(sources, i, bad.offset, &rest[0])?) || (here.seq > wanted && copied_later()) {
+    if (here.seq <= tip.seq && stands_before(sources, i, bad.offset, &rest[0])?)
+        || (here.seq > wanted && copied_later())
+    {
         return Ok(Damage::Duplicated);
     }
-    let right = (1..parsed.len()).find(|at| parsed[*at].is_some_and(|line| line.seq == wanted && line.follows(tip.mac, key)));
+    let right =
+        (1..parsed.len()).find(|at| parsed[*at].is_some_and(|line| line.seq == wanted && line.follows(tip.mac, key)));
     if let Some(at) = right {
         let after_right = parsed.get(at + 1).copied().flatten();
         let before_right = if at == 1 { parsed[1] } else { parsed[at - 1] };

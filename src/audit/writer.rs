@@ -228,8 +228,7 @@ impl Writer {
         let now = self.shared.clock.now();
         let mut built = Vec::new();
         // These are made anew for each attempt; what they say stays with the writer until a batch is in the file.
-        let mut own: VecDeque<Job> =
-            self.say.iter().map(|say| Job::new(say.event_at(now), Class::Droppable)).collect();
+        let mut own: VecDeque<Job> = self.say.iter().map(|say| Job::new(say.event_at(now), Class::Droppable)).collect();
         let counters = &self.shared.counters;
         let (lost, refused) = (counters.lost.load(Relaxed), counters.refused.load(Relaxed));
         if self.gap_due() {
@@ -439,8 +438,7 @@ impl Writer {
             for flood in budget.floods(boottime) {
                 let mut event = AuditEvent::new(EventKind::Flood, flood.last);
                 event.outcome = Some("dropped".into());
-                event.peer =
-                    flood.uid.map(|uid| PeerLabel { pid: 0, uid, gid: u32::MAX, unit: None, container: None });
+                event.peer = flood.uid.map(|uid| PeerLabel { pid: 0, uid, gid: u32::MAX, unit: None, container: None });
                 event.note = flood.uid.is_none().then(|| "of several users".to_owned());
                 (event.count, event.first, event.last) = (Some(flood.count), Some(flood.first), Some(flood.last));
                 jobs.push(Job::new(event, Class::Kept));

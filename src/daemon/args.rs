@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// Makes, keeps, checks, revokes and accounts for the API tokens of this host.
 #[derive(Parser, Debug)]
 #[command(name = "bearerd", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
-#[command(after_help = "Examples:\n  bearerd demo                  a guided tour in a temporary directory, ten seconds at most\n  bearerd --user                for yourself, in the XDG base directories\n  bearerd --check-config        say what is wrong with the configuration, and exit\n\nbearerctl is the command line for tokens. Exit status: 0, 64 usage, 74 I/O, 77 refused by its own checks,\n78 configuration or key.")]
+#[command(
+    after_help = "Examples:\n  bearerd demo                  a guided tour in a temporary directory, ten seconds at most\n  bearerd --user                for yourself, in the XDG base directories\n  bearerd --check-config        say what is wrong with the configuration, and exit\n\nbearerctl is the command line for tokens. Exit status: 0, 64 usage, 74 I/O, 77 refused by its own checks,\n78 configuration or key."
+)]
 pub struct Args {
     /// The configuration file [default: /etc/bearerd/bearerd.toml, with --user $XDG_CONFIG_HOME/bearerd/bearerd.toml]
     #[arg(long, value_name = "FILE")]

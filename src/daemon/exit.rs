@@ -62,7 +62,9 @@ pub enum Failure {
     #[error("{0}")]
     Unresolved(String),
     /// The clock is behind what the store has seen, and the configuration says not to go on so.
-    #[error("the clock is not synchronised and stands {behind_secs} s before the newest time that the store has seen: wait for its synchronisation, or set [time] unsynced = \"serve\"")]
+    #[error(
+        "the clock is not synchronised and stands {behind_secs} s before the newest time that the store has seen: wait for its synchronisation, or set [time] unsynced = \"serve\""
+    )]
     Unsynced {
         /// How far.
         behind_secs: u64,

@@ -248,7 +248,8 @@ fn say(report: &OpenReport, unlocked: &Unlocked, remarks: &mut Vec<String>) {
         ));
     }
     if unlocked.new.is_none() && report.log != LogState::Complete {
-        remarks.push(format!("the audit log is not as it was left ({:?}): a line `gap` says what is missing", report.log));
+        remarks
+            .push(format!("the audit log is not as it was left ({:?}): a line `gap` says what is missing", report.log));
     }
     if report.owed > 0 {
         tracing::info!("{} changes of the last run had no line in the audit log yet: written now", report.owed);

@@ -187,7 +187,11 @@ impl Running {
             }
             Ok(Err(failure)) => {
                 tracing::error!("the new configuration is not taken, the old one stays in force: {failure}");
-                self.note(EventKind::Reload, "denied", Some("the new configuration is bad; the old one stays".to_owned()));
+                self.note(
+                    EventKind::Reload,
+                    "denied",
+                    Some("the new configuration is bad; the old one stays".to_owned()),
+                );
             }
             Err(_) => tracing::error!("the configuration could not be read again; the old one stays in force"),
         }

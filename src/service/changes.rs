@@ -64,7 +64,12 @@ impl Service {
         }
 
         let now = self.clock.now();
-        let token = Token { prefix: settings.rules.prefix, kind: plan.kind, id: self.ids.next(now), secret: token::new_secret() };
+        let token = Token {
+            prefix: settings.rules.prefix,
+            kind: plan.kind,
+            id: self.ids.next(now),
+            secret: token::new_secret(),
+        };
         let digest = token::digest(self.keyring.digest_key(), token.id, &token.secret);
         let parties = Parties { subject, subject_uid, issuer: own_name, issuer_uid: caller.peer.uid };
         let record = plan.record(token.id, token.prefix, digest, parties, now).map_err(invalid)?;
@@ -98,7 +103,9 @@ impl Service {
     pub(super) fn revoke(self: &Arc<Self>, caller: &Arc<Caller>, request: &Revoke<'_>) -> Now {
         let reason = match &request.reason {
             Some(reason) if reason.is_empty() => None,
-            Some(reason) if token::holds_token(reason) => return Now::failure(invalid(Invalid::LooksLikeToken("reason"))),
+            Some(reason) if token::holds_token(reason) => {
+                return Now::failure(invalid(Invalid::LooksLikeToken("reason")));
+            }
             Some(reason) if !is_clean(reason, NOTE_MAX) => {
                 return Now::failure(invalid(Invalid::Text { field: "reason", max: NOTE_MAX }));
             }
@@ -155,7 +162,11 @@ impl Service {
         dry_run: bool,
     ) -> Result<Changed, Failure> {
         // Who may revoke nothing at all learns nothing about which ids exist.
-        let _ = self.authorise(caller, &policy::Ask::to_token(Operation::Revoke, Ownership::Undecided), ids.first().copied())?;
+        let _ = self.authorise(
+            caller,
+            &policy::Ask::to_token(Operation::Revoke, Ownership::Undecided),
+            ids.first().copied(),
+        )?;
         self.commit_revocation(caller, ids, reason, dry_run, false).await
     }
 
@@ -364,6 +375,8 @@ pub(super) fn not_found() -> Failure {
 fn limit_reached(limit: &str, allowed: u64) -> Failure {
     Failure::new(
         ErrorCode::LimitReached,
-        format!("over the limit {limit} ({allowed}) of [limits] in bearerd's configuration: revoke what is not needed, wait, or ask its administrator"),
+        format!(
+            "over the limit {limit} ({allowed}) of [limits] in bearerd's configuration: revoke what is not needed, wait, or ask its administrator"
+        ),
     )
 }

@@ -259,7 +259,10 @@ fn later(answer: impl Future<Output = Result<Answer, Failure>> + Send + 'static)
 }
 
 fn not_permitted() -> Failure {
-    Failure::new(ErrorCode::NotPermitted, "not permitted: the policy in bearerd's configuration does not allow it; its administrator finds what is needed in the audit log")
+    Failure::new(
+        ErrorCode::NotPermitted,
+        "not permitted: the policy in bearerd's configuration does not allow it; its administrator finds what is needed in the audit log",
+    )
 }
 
 fn invalid(invalid: Invalid) -> Failure {

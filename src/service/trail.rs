@@ -55,14 +55,13 @@ impl Service {
                 return Err(invalid(Invalid::Text { field, max: NAME_MAX }));
             }
         }
-        let event = match &query.event {
-            Some(event) => Some(
-                event
-                    .parse()
-                    .map_err(|error: crate::audit::UnknownEvent| Failure::new(ErrorCode::BadRequest, error.to_string()))?,
-            ),
-            None => None,
-        };
+        let event =
+            match &query.event {
+                Some(event) => Some(event.parse().map_err(|error: crate::audit::UnknownEvent| {
+                    Failure::new(ErrorCode::BadRequest, error.to_string())
+                })?),
+                None => None,
+            };
         let token = query.token.as_ref().map(|handle| self.resolve(handle, false)).transpose()?;
         Ok(Filter {
             token,

@@ -106,7 +106,15 @@ impl Service {
         };
         let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
         let (true, Some(record)) = (genuine, found) else {
-            return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, Reason::Unknown, Some(token.id), now)));
+            return Judged::Ready(Ok(self.stranger(
+                caller,
+                ask,
+                from,
+                from_asserted,
+                Reason::Unknown,
+                Some(token.id),
+                now,
+            )));
         };
         let circumstances = Circumstances {
             now,

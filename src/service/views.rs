@@ -38,7 +38,10 @@ impl Service {
         let start = text.split_once('_').map_or(text, |(_, start)| start);
         let digits = |c: u8| c.is_ascii_digit() || (c.is_ascii_uppercase() && !matches!(c, b'I' | b'L' | b'O' | b'U'));
         if start.is_empty() || start.len() >= ID_CHARS || !start.bytes().all(digits) || start.as_bytes()[0] > b'7' {
-            return Err(Failure::new(ErrorCode::BadRequest, "that is no id: bearerctl list shows the ids, in upper case"));
+            return Err(Failure::new(
+                ErrorCode::BadRequest,
+                "that is no id: bearerctl list shows the ids, in upper case",
+            ));
         }
         if changes && start.len() < PREFIX_CHANGES_MIN {
             return Err(Failure::new(
@@ -61,7 +64,8 @@ impl Service {
     pub(super) fn show(self: &Arc<Self>, caller: &Arc<Caller>, handle: &Handle) -> super::Now {
         let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
         super::later(async move {
-            let first = service.authorise(&caller, &policy::Ask::to_token(Operation::Show, Ownership::Undecided), None)?;
+            let first =
+                service.authorise(&caller, &policy::Ask::to_token(Operation::Show, Ownership::Undecided), None)?;
             let found = service
                 .resolve(&handle, false)
                 .and_then(|id| Ok((id, service.store.lookup(id).map_err(|error| store_failure(&error))?.record)));

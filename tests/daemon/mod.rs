@@ -10,7 +10,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bearerd::client::blocking::{Client, Options};
+use bearerd::client::Options;
+use bearerd::client::blocking::Client;
 use serde_json::Value;
 
 /// Longest wait for anything in a test; only a failing test waits so long.
@@ -146,7 +147,8 @@ impl Daemon {
         let begun = Instant::now();
         // connect() itself waits for the socket; this loop ends early when the daemon has ended instead.
         loop {
-            let options = Options { connect_timeout: Duration::from_millis(200), ..Options::default() };
+            let retry = Duration::from_millis(200);
+            let options = Options { connect_retry: retry, timeout: retry, ..Options::default() };
             if Client::connect(self.socket(), options).is_ok() {
                 return;
             }
@@ -240,7 +242,9 @@ impl Daemon {
     pub fn ctl_as(&self, uid: u32, stdin: &str, arguments: &[&str]) -> Ran {
         let id = uid.to_string();
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(reachable(env!("CARGO_BIN_EXE_bearerctl")));
+        command
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+            .arg(reachable(env!("CARGO_BIN_EXE_bearerctl")));
         command.arg("--socket").arg(self.socket()).args(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
