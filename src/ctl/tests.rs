@@ -445,7 +445,11 @@ fn a_broken_chain_is_bad_data() {
     assert!(outcome.status == 0 && outcome.out.starts_with("intact"), "{}", outcome.out);
     let broken = whole.replace("true", "false").replace("null", r#"{"file":"f","line":2,"seq":1,"class":"changed"}"#);
     let outcome = run(verify(&broken), &["audit", "verify"]);
-    assert!(outcome.status == 65 && outcome.out.starts_with("BROKEN at f, line 2, seq 1: the line is not"), "{}", outcome.out);
+    assert!(
+        outcome.status == 65 && outcome.out.starts_with("BROKEN at f, line 2, seq 1: the line is not"),
+        "{}",
+        outcome.out
+    );
     let json = run(verify(&broken), &["audit", "verify", "--json"]);
     assert_eq!((json.status, json.out), (65, format!("{broken}\n")));
     // What does not say that the chain is whole is no proof that it is.

@@ -480,23 +480,29 @@ fn a_quiet_status_says_that_too() {
 fn a_whole_chain_and_a_broken_one() {
     let whole = json!({"ok": true, "lines": 12345, "first_bad": null, "segments": [{"first_seq": 1}], "unsealed_lines": 5,
                        "sealed_seq": 12340, "files": ["/var/log/bearerd/audit.log.1", "/var/log/bearerd/audit.log"]});
-    assert_eq!(plain(&status::verify(object(whole), now(), Some(80))), "\
+    assert_eq!(
+        plain(&status::verify(object(whole), now(), Some(80))),
+        "\
 intact: no line was removed, changed, swapped, inserted or cut off
 checked  12,345 lines, 2 files
 sealed   up to seq 12,340, 5 lines since then
 files    /var/log/bearerd/audit.log.1
          /var/log/bearerd/audit.log
-");
+"
+    );
     let broken = json!({"ok": false, "lines": 12345, "first_bad": {"file": "/var/log/bearerd/audit.log", "line": 17,
                         "seq": 16, "class": "changed", "detail": "the line's mac does not fit its bytes"},
                         "segments": [], "unsealed_lines": 0, "sealed_seq": 12345, "files": ["/var/log/bearerd/audit.log"]});
-    assert_eq!(plain(&status::verify(object(broken), now(), Some(80))), "\
+    assert_eq!(
+        plain(&status::verify(object(broken), now(), Some(80))),
+        "\
 BROKEN at /var/log/bearerd/audit.log, line 17, seq 16: the line is not as it was written
 the line's mac does not fit its bytes
 checked  12,345 lines, 1 file
 sealed   up to seq 12,345
 files    /var/log/bearerd/audit.log
-");
+"
+    );
 }
 
 #[test]
@@ -532,11 +538,14 @@ fn a_summary_says_who_used_it() {
         {"unit": null, "uid": 1000, "from": null, "subject": "backup", "count": 1, "active": 1,
          "first": "2026-11-22T17:42:09.000000Z", "last": "2026-11-22T17:42:09.000000Z", "reasons": {}}],
         "truncated": true});
-    assert_eq!(plain(&audit::summary(object(rows), now(), Some(100))), "\
+    assert_eq!(
+        plain(&audit::summary(object(rows), now(), Some(100))),
+        "\
 THROUGH        FROM       GOOD   REFUSED               FIRST     LAST      SUBJECT
 nginx.service  192.0.2.7  1,249  1 insufficient_scope  3 d ago   3 s ago   backup
 uid 1000                  1                            24 h ago  24 h ago  backup
 There were more, which are not counted here.
-");
+"
+    );
     assert_eq!(plain(&audit::summary(object(json!({"rows": [], "truncated": false})), now(), None)), "Never used.\n");
 }
