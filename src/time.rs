@@ -133,7 +133,7 @@ pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, size) in [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         // Days read better than weeks until there are months of them.
-        if millis >= size && millis % size == 0 && !(unit == "w" && millis < 52 * 604_800_000) {
+        if millis >= size && millis.is_multiple_of(size) && !(unit == "w" && millis < 52 * 604_800_000) {
             return format!("{}{unit}", millis / size);
         }
     }

@@ -1,2 +1,139 @@
-//! (to be written)
+//! The verbs: what each decides about tokens, as pure functions over records, requests and a time.
+//!
+//! Invariant: nothing here reads a clock, a file or a socket, so that every decision can be tested alone and made again
+//! inside the transaction that commits it. Who may ask is decided before, in `policy`; `service` ties both together.
+
 #![forbid(unsafe_code)]
+
+pub mod filter;
+pub mod issue;
+pub mod rate;
+pub mod revoke;
+pub mod validate;
+pub mod view;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::protocol;
+use crate::scope::ScopeError;
+use crate::time::format_duration;
+use crate::token::Kind;
+
+/// What a request asks for that can't be; nothing was changed. The texts say what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// A text that must be there is empty.
+    #[error("the {0} is empty: give one")]
+    Empty(&'static str),
+    /// A text is too long, or has control or bidirectional characters.
+    #[error("the {field} is not plain printable text of at most {max} bytes")]
+    Text {
+        /// Which.
+        field: &'static str,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// A text holds a token: a secret would end up in lists and logs.
+    #[error("the {0} holds a whole token, and no log or list shows one: revoke that token, and leave it out")]
+    LooksLikeToken(&'static str),
+    /// Too many values.
+    #[error("at most {max} {field}")]
+    TooMany {
+        /// Of which.
+        field: &'static str,
+        /// Allowed.
+        max: usize,
+    },
+    /// A scope that is none.
+    #[error("{0}")]
+    Scope(#[from] ScopeError),
+    /// A ttl of zero.
+    #[error("the ttl is zero: give one, as in --ttl 30d")]
+    ZeroTtl,
+    /// A ttl over the kind's ceiling.
+    #[error("a ttl of {} is over the ceiling for {kind} tokens, {} ([tokens.{kind}] max_ttl)", format_duration(*ttl), format_duration(*max))]
+    TtlTooLong {
+        /// Asked for.
+        ttl: Duration,
+        /// Allowed.
+        max: Duration,
+        /// Of which kind.
+        kind: Kind,
+    },
+    /// A ttl for a canary.
+    #[error("a canary does not expire: leave the ttl out")]
+    CanaryTtl,
+    /// Not before a time at which it has already expired.
+    #[error("not_before is not before the token expires: give a longer ttl or an earlier time")]
+    NeverValid,
+    /// Zero uses.
+    #[error("max_uses is zero: a token that is good for nothing is not made")]
+    ZeroUses,
+    /// A rate of none, or in no time.
+    #[error("not a rate: a count of at least 1 and a period of 1 ms to 366 d, as in 100/1m")]
+    Rate,
+    /// Not a network.
+    #[error("a network is not in CIDR form: write 10.0.0.0/8, 2001:db8::/32 or a single address")]
+    Network,
+    /// A network with bits set behind its prefix.
+    #[error("a network has bits set behind its prefix: write {0}")]
+    HostBits(IpNet),
+    /// Not a unit.
+    #[error("a unit is not the name of a .service or .scope")]
+    Unit,
+    /// A label's key.
+    #[error("a label's key is 1 to {} plain bytes without '='", protocol::LABEL_KEY_MAX)]
+    LabelKey,
+    /// No such profile.
+    #[error("there is no profile of that name in the configuration ([profile.NAME])")]
+    NoProfile,
+    /// More than the profile gives.
+    #[error("the profile does not give that {0}: leave it out, or ask for less")]
+    BeyondProfile(&'static str),
+}
+
+/// Checks a text that people give: not empty, at most `max` bytes, printable, and not a token.
+fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Invalid> {
+    if text.trim().is_empty() {
+        return Err(Invalid::Empty(field));
+    }
+    if !protocol::is_clean(text, max) {
+        return Err(Invalid::Text { field, max });
+    }
+    if crate::token::holds_token(text) {
+        return Err(Invalid::LooksLikeToken(field));
+    }
+    Ok(())
+}
+
+/// An IPv4 address that came mapped into IPv6 counts as IPv4.
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// Reads a network or a single address; `::ffff:10.0.0.0/104` counts as `10.0.0.0/8`.
+fn parse_network(text: &str) -> Result<IpNet, Invalid> {
+    let net = match text.parse::<IpNet>() {
+        Ok(net) => net,
+        Err(_) => IpNet::from(text.parse::<IpAddr>().map_err(|_| Invalid::Network)?),
+    };
+    if net.trunc() != net {
+        return Err(Invalid::HostBits(net.trunc()));
+    }
+    if let IpNet::V6(v6) = net
+        && v6.prefix_len() >= 96
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+    {
+        return Ok(IpNet::V4(Ipv4Net::new(v4, v6.prefix_len() - 96).expect("at most 32 bits are left")));
+    }
+    Ok(net)
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;

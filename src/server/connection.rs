@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
-use zeroize::Zeroizing;
 
 use super::descriptors::poll_read_refusing_fds;
 use super::handler::{Class, Handler};
@@ -31,6 +30,7 @@ use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
 use crate::protocol::{BATCH_MAX, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
+use crate::service::{Later, Now};
 
 /// Frames that are answered before other connections get their turn.
 const FRAMES_PER_TURN: usize = 256;
@@ -53,14 +53,7 @@ pub(super) async fn serve<H: Handler>(
     caller: Arc<H::Caller>,
     place: Place,
 ) {
-    let begin = {
-        let (shared, caller) = (Arc::clone(&shared), Arc::clone(&caller));
-        move |id, request: Zeroizing<Vec<u8>>| {
-            let bytes = request.len();
-            let answer = Arc::clone(&shared.handler).answer(Arc::clone(&caller), request);
-            async move { (id, bytes, answer.await) }
-        }
-    };
+    let begin = |id, bytes: usize, answer: Later| async move { (id, bytes, answer.await) };
     let mut connection = Connection {
         stopping: Stopping::new(&shared.stop),
         begun: Some(Instant::now() + shared.limits.hello_deadline),
@@ -143,7 +136,7 @@ impl From<FrameError> for End {
 
 struct Connection<'a, H: Handler, F, B> {
     shared: &'a Shared<H>,
-    caller: &'a H::Caller,
+    caller: &'a Arc<H::Caller>,
     place: Place,
     stream: UnixStream,
     /// Makes the future of an answer that takes time.
@@ -171,7 +164,7 @@ impl<H, F, B> Connection<'_, H, F, B>
 where
     H: Handler,
     F: Future<Output = (u32, usize, Answer)>,
-    B: Fn(u32, Zeroizing<Vec<u8>>) -> F,
+    B: Fn(u32, usize, Later) -> F,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = self.turn(cx);
@@ -256,15 +249,15 @@ where
                     return Err(End::Refused(Failure::new(ErrorCode::BadFrame, message)));
                 }
                 let answer = if stopping {
-                    Some(Answer::Error(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again")))
+                    Now::Ready(Answer::Error(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again")))
                 } else {
-                    self.shared.handler.answer_now(self.caller, &request.body)
+                    self.shared.handler.answer(self.caller, &request.body)
                 };
                 match answer {
-                    Some(answer) => push_reply(&mut self.output, &self.place, id, answer),
-                    None => {
+                    Now::Ready(answer) => push_reply(&mut self.output, &self.place, id, answer),
+                    Now::Later(answer) => {
                         self.in_flight_bytes += content.len();
-                        self.in_flight.push((self.begin)(id, Zeroizing::new(content.to_vec())));
+                        self.in_flight.push((self.begin)(id, content.len(), answer));
                     }
                 }
             }

@@ -1,14 +1,12 @@
 //! What the server asks of whoever answers: the door between the sockets and the service.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use crate::peer::Peer;
 use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{Answer, Ask};
+use crate::protocol::message::Ask;
+use crate::service::{Caller, Now, Service};
 
 /// What policy says of a peer as a whole; it decides which places and how much in flight the peer gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,22 +30,44 @@ pub trait Handler: Send + Sync + 'static {
     /// The peer's class; asked again as requests come, for policy may have been reloaded.
     fn class(&self, caller: &Self::Caller) -> Class;
 
-    /// Answers without waiting, where that can be done: the hot path. `None` sends the request to [`Self::answer`].
-    fn answer_now(&self, caller: &Self::Caller, ask: &Ask<'_>) -> Option<Answer>;
-
-    /// Answers a request, given as the frame's content, which has decoded strictly once already.
+    /// Answers a request, at once where that can be done (the hot path), else with a future.
     ///
-    /// When the peer goes away the future is still polled to its end, at most
+    /// When the peer goes away that future is still polled to its end, at most
     /// [`ServerLimits::finish`](super::ServerLimits::finish) long.
-    fn answer(
-        self: Arc<Self>,
-        caller: Arc<Self::Caller>,
-        request: Zeroizing<Vec<u8>>,
-    ) -> impl Future<Output = Answer> + Send;
+    fn answer(self: &Arc<Self>, caller: &Arc<Self::Caller>, ask: &Ask<'_>) -> Now;
 
     /// Told of a peer that was turned away or broke the protocol, for the audit.
     fn refused_connection(&self, peer: &Peer, code: ErrorCode);
 
     /// CLOCK_BOOTTIME, for the hello.
     fn boottime(&self) -> Duration;
+}
+
+impl Handler for Service {
+    type Caller = Caller;
+
+    fn admit(&self, peer: Peer) -> Arc<Caller> {
+        Service::admit(self, peer)
+    }
+
+    fn class(&self, caller: &Caller) -> Class {
+        let standing = caller.standing(&self.settings());
+        match () {
+            () if standing.full => Class::Full,
+            () if standing.ruleless() => Class::Ruleless,
+            () => Class::Ruled,
+        }
+    }
+
+    fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
+        Service::answer(self, caller, ask)
+    }
+
+    fn refused_connection(&self, peer: &Peer, code: ErrorCode) {
+        Service::refused_connection(self, peer, code);
+    }
+
+    fn boottime(&self) -> Duration {
+        Service::boottime(self)
+    }
 }

@@ -128,7 +128,7 @@ impl TokenRecord {
             State::Revoked
         } else if self.suspended.is_some() {
             State::Suspended
-        } else if self.replaced || self.rotation.as_ref().is_some_and(|rotation| now >= rotation.ends_at) {
+        } else if self.is_rotated_out(now) {
             State::Rotated
         } else if self.expires_at.is_some_and(|at| now >= at) {
             State::Expired
@@ -143,6 +143,11 @@ impl TokenRecord {
         } else {
             State::Active
         }
+    }
+
+    /// Whether its successor has taken over, or another took the place of this one before it was used.
+    pub fn is_rotated_out(&self, now: UnixTime) -> bool {
+        self.replaced || self.rotation.as_ref().is_some_and(|rotation| now >= rotation.ends_at)
     }
 
     /// `<prefix><k>_<id>`, or `None` for an imported token.

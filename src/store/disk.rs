@@ -1,0 +1,223 @@
+//! The file under the engine: [`Disk`], the real [`FileDisk`], and the backend that stands between it and redb.
+//!
+//! Invariants: a failed sync is never tried again; a block inside the file is allocated before the engine may write to
+//! it, so that no write inside the file can fail for want of space; and the file is never made shorter, so that room
+//! once had is kept. Tests put a simulated disk here, under the real engine.
+
+use std::fmt::Debug;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
+
+/// Where the store lies: one random-access file.
+pub trait Disk: Debug + Send + Sync + 'static {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> io::Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+    /// Fills `out` from `offset`; reading past the end is an error.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `data` at `offset`.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Sets the length; what is new reads as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Returns once everything written and the length are on the medium.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes sure that writes to this range can't fail for want of space; the length stays, the range may lie past it.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system can't; `StorageFull` or `QuotaExceeded` where it has no room.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Bytes that the file system still has for this file, beyond what is allocated.
+    fn available(&self) -> io::Result<u64>;
+    /// Takes the lock that keeps a second daemon out, for as long as the value lives; false when another holds it.
+    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// A file of the file system. Path, owner and mode were checked by whoever opened it.
+#[derive(Debug)]
+pub struct FileDisk(File);
+
+impl FileDisk {
+    /// Wraps a file that is open for reading and writing.
+    pub fn new(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl Disk for FileDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+        let (offset, len) = (offset.try_into().map_err(too_large)?, len.try_into().map_err(too_large)?);
+        loop {
+            match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+                Err(nix::errno::Errno::EINTR) => {}
+                result => return result.map_err(io::Error::from),
+            }
+        }
+    }
+
+    fn available(&self) -> io::Result<u64> {
+        let fs = fstatvfs(&self.0)?;
+        // Some types differ in width between targets.
+        #[allow(clippy::unnecessary_cast, reason = "u32 on 32-bit targets")]
+        Ok((fs.blocks_available() as u64).saturating_mul(fs.fragment_size() as u64))
+    }
+
+    /// flock(2): held by the open file, so it also keeps out another opening within this process, and any redb tool.
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// What the backend saw, and what the writer needs to know after an error. Lives as long as the disk, over reopenings.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    sync_failed: AtomicBool,
+    /// Bytes that were written to pages since the writer last asked.
+    written: AtomicU64,
+    /// Bytes by which the engine made its file longer since the writer last asked.
+    grown: AtomicU64,
+    /// The end of what is allocated, at or past the end of the file.
+    allocated_end: AtomicU64,
+}
+
+impl Gauge {
+    /// Whether a sync has ever failed.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Acquire)
+    }
+
+    /// Bytes written to pages, and bytes grown, since the last call.
+    pub(super) fn take(&self) -> (u64, u64) {
+        (self.written.swap(0, Ordering::Relaxed), self.grown.swap(0, Ordering::Relaxed))
+    }
+
+    /// The end of what is allocated ahead, if that is known to lie past `len`.
+    pub(super) fn allocated_past(&self, len: u64) -> u64 {
+        self.allocated_end.load(Ordering::Relaxed).saturating_sub(len)
+    }
+
+    /// Notes that everything up to `end` is allocated.
+    pub(super) fn note_allocated(&self, end: u64) {
+        self.allocated_end.fetch_max(end, Ordering::Relaxed);
+    }
+}
+
+/// A disk with its gauge.
+#[derive(Clone, Debug)]
+pub(super) struct Medium {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) gauge: Arc<Gauge>,
+}
+
+impl Medium {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, gauge: Arc::default() }
+    }
+
+    /// A backend for one opening of the engine; its length is the whole file's.
+    pub(super) fn backend(&self) -> io::Result<Backend> {
+        Ok(Backend { len: AtomicU64::new(self.disk.len()?), medium: self.clone() })
+    }
+
+    /// Makes the file `bytes` longer, within what is allocated or by allocating: the engine takes the new length for
+    /// its own when it is next opened.
+    pub(super) fn extend(&self, bytes: u64) -> io::Result<()> {
+        let len = self.disk.len()?;
+        self.allocate(len, bytes)?;
+        self.disk.set_len(len + bytes)
+    }
+
+    /// Allocates, where the file system can; elsewhere a full disk shows only when a write fails.
+    pub(super) fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        match self.disk.allocate(offset, len) {
+            Ok(()) => {
+                self.gauge.note_allocated(offset + len);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What redb writes through.
+///
+/// No range locks: the whole file is locked once by [`Disk::try_lock`], and stays so while the engine is closed and
+/// opened again after an error, when redb's own locks would let another process in.
+#[derive(Debug)]
+pub(super) struct Backend {
+    medium: Medium,
+    /// The length as the engine has set it; the file may be longer.
+    len: AtomicU64,
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.len.load(Ordering::Acquire))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.medium.disk.read(offset, out)
+    }
+
+    /// Longer: allocate first, so that the writes that follow find their blocks. Shorter: only remembered. redb trims
+    /// free pages at a commit and at close; giving the blocks back could not be undone on a full disk. A file that is
+    /// longer than redb's header says is taken whole when it is next opened.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let disk = &self.medium.disk;
+        let there = disk.len()?;
+        if len > there {
+            self.medium.allocate(there, len - there)?;
+            disk.set_len(len)?;
+        }
+        let before = self.len.swap(len, Ordering::AcqRel);
+        self.medium.gauge.grown.fetch_add(len.saturating_sub(before), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let gauge = &self.medium.gauge;
+        if gauge.sync_failed() {
+            return Err(io::Error::other("an earlier sync failed, and is not tried again"));
+        }
+        self.medium.disk.sync().inspect_err(|_| gauge.sync_failed.store(true, Ordering::Release))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.medium.gauge.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.medium.disk.write(offset, data)
+    }
+}

@@ -1,0 +1,224 @@
+//! Where the daemon's key comes from: the systemd credential, or the key file.
+//!
+//! Either way it is one line of text, with an id that is derived from the key, so that a mistyped key is found before it
+//! is tried on a store:
+//!
+//! ```text
+//! bearerd-key-1 <id, 16 hex digits> <key, 64 hex digits>\n
+//! ```
+//!
+//! Lower case, one space between, the line feed may be missing, nothing may follow. `id` is the first 8 bytes of BLAKE3
+//! `derive_key("bearerd 2026-11-23 id of a source key", key)`.
+//!
+//! Invariant: the key is only ever in locked memory, and a key file is never overwritten.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::VaultError;
+use super::derive::{KEY_ID, derive_onto};
+use super::header::{KeyId, SlotKind};
+use crate::sys::files::{self, Access, FileError, Owner};
+use crate::sys::memory::{Locked, LockedKey};
+use crate::token::random;
+
+/// The name of the systemd credential.
+pub const CREDENTIAL: &str = "bearerd.master-key";
+
+/// What every key line begins with; the version follows.
+const MAGIC: &[u8] = b"bearerd-key-";
+/// The one version, with the space behind it.
+const VERSION: &[u8] = b"1 ";
+const ID_AT: usize = MAGIC.len() + VERSION.len();
+const KEY_AT: usize = ID_AT + 16 + 1;
+/// Bytes of the line, without its line feed.
+const LINE_BYTES: usize = KEY_AT + 64;
+/// Bytes of the whole file.
+const FILE_BYTES: usize = LINE_BYTES + 1;
+
+/// Credentials that systemd hands to a service with `User=` belong to root and are readable by an ACL, whose mask shows
+/// as group bits: 0440. One that was put there by hand may also be writable by its owner.
+const CREDENTIAL_MODE: u32 = 0o640;
+
+/// A key that opens a slot, and where it is from. No `Debug`.
+pub struct KeySource {
+    kind: SlotKind,
+    id: KeyId,
+    origin: String,
+    key: LockedKey,
+}
+
+impl KeySource {
+    /// The credential if there is one, else the key file.
+    ///
+    /// The credential goes first even if it opens nothing: falling back in silence would hide that the key which the
+    /// administrator installed is not in force.
+    ///
+    /// # Errors
+    /// [`VaultError::NoSource`] when there is neither, and those of the two below.
+    pub fn find(credentials: Option<&Path>, file: &Path, owner_uid: u32) -> Result<Self, VaultError> {
+        let credential = credentials.map(Self::from_credential).transpose()?.flatten();
+        match credential {
+            Some(source) => Ok(source),
+            None => Self::from_file(file, owner_uid)?.ok_or_else(|| VaultError::NoSource { file: file.to_owned() }),
+        }
+    }
+
+    /// The credential [`CREDENTIAL`] in `$CREDENTIALS_DIRECTORY`; `None` when it was not given to us.
+    ///
+    /// # Errors
+    /// [`VaultError`] when it is no key, or somebody else may have written it.
+    pub fn from_credential(dir: &Path) -> Result<Option<Self>, VaultError> {
+        let path = dir.join(CREDENTIAL);
+        let owner = Owner::OrRoot(nix::unistd::geteuid().as_raw());
+        match files::open_checked(&path, Access::Read, owner, CREDENTIAL_MODE) {
+            Ok(file) => Self::read(file, &path, SlotKind::Credential, format!("credential {CREDENTIAL}")).map(Some),
+            Err(FileError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The key file; `None` when there is none. It must be private, in a private directory, of `owner_uid` or root.
+    ///
+    /// # Errors
+    /// [`VaultError`] when it is no key, or somebody else may have read or written it.
+    pub fn from_file(path: &Path, owner_uid: u32) -> Result<Option<Self>, VaultError> {
+        let owner = Owner::OrRoot(owner_uid);
+        let opened = check_directory(path, owner).and_then(|()| files::open_private(path, Access::Read, owner));
+        match opened {
+            Ok(file) => Self::read(file, path, SlotKind::File, path.display().to_string()).map(Some),
+            Err(FileError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a new random key and its file, mode 0600, durable, in a private directory that exists. For a new store only.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`] when there is a file of that name: it is left as it is. Others as the system says.
+    pub fn create_file(path: &Path) -> Result<Self, VaultError> {
+        check_directory(path, Owner::Only(nix::unistd::geteuid().as_raw()))?;
+        let key = LockedKey::new(|key| random(key))?;
+        let source = Self { kind: SlotKind::File, id: id_of(&key), origin: path.display().to_string(), key };
+        let line = Locked::<FILE_BYTES>::new(|line| source.write_line(line))?;
+        files::write_new_private(path, files::PRIVATE_FILE, line.expose())?;
+        Ok(source)
+    }
+
+    /// What kind of source it is.
+    pub fn kind(&self) -> SlotKind {
+        self.kind
+    }
+
+    /// The id of its key.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Where it is from, for people: the path, or `credential bearerd.master-key`.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The key, which only slot keys are derived from.
+    pub(super) fn key(&self) -> &LockedKey {
+        &self.key
+    }
+
+    fn read(mut file: File, path: &Path, kind: SlotKind, origin: String) -> Result<Self, VaultError> {
+        // One byte more than a key has, to see that nothing follows it.
+        let mut length = 0;
+        let text = Locked::<{ FILE_BYTES + 1 }>::try_new(|buffer| {
+            loop {
+                match file.read(&mut buffer[length..]) {
+                    Ok(0) => return Ok(()),
+                    Ok(read) => length += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(source) => {
+                        return Err(VaultError::File(FileError::Io { doing: "read", path: path.to_owned(), source }));
+                    }
+                }
+            }
+        })?;
+        Self::parse(&text.expose()[..length], kind, origin)
+    }
+
+    fn parse(text: &[u8], kind: SlotKind, origin: String) -> Result<Self, VaultError> {
+        let line = text.strip_suffix(b"\n").unwrap_or(text);
+        let Some(rest) = line.strip_prefix(MAGIC) else { return Err(VaultError::Malformed { origin }) };
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if digits > 0 && rest[digits..].starts_with(b" ") && !rest.starts_with(VERSION) {
+            return Err(VaultError::UnknownKeyVersion { origin });
+        }
+        if line.len() != LINE_BYTES || !rest.starts_with(VERSION) || line[KEY_AT - 1] != b' ' {
+            return Err(VaultError::Malformed { origin });
+        }
+        let mut stated = [0; 8];
+        let mut sound = decode_hex(&line[ID_AT..KEY_AT - 1], &mut stated);
+        let key = LockedKey::new(|key| sound &= decode_hex(&line[KEY_AT..], key))?;
+        if !sound {
+            return Err(VaultError::Malformed { origin });
+        }
+        let (stated, found) = (KeyId(stated), id_of(&key));
+        if stated != found {
+            return Err(VaultError::WrongKeyId { origin, stated, found });
+        }
+        Ok(Self { kind, id: found, origin, key })
+    }
+
+    fn write_line(&self, line: &mut [u8; FILE_BYTES]) {
+        line[..MAGIC.len()].copy_from_slice(MAGIC);
+        line[MAGIC.len()..ID_AT].copy_from_slice(VERSION);
+        encode_hex(&self.id.0, &mut line[ID_AT..KEY_AT - 1]);
+        line[KEY_AT - 1] = b' ';
+        encode_hex(self.key.expose(), &mut line[KEY_AT..LINE_BYTES]);
+        line[LINE_BYTES] = b'\n';
+    }
+}
+
+fn check_directory(path: &Path, owner: Owner) -> Result<(), FileError> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    files::check_private_dir(dir, owner, files::PRIVATE_DIR)
+}
+
+fn id_of(key: &LockedKey) -> KeyId {
+    let mut id = [0; 8];
+    derive_onto(KEY_ID, key.expose(), &mut id);
+    KeyId(id)
+}
+
+/// By arithmetic, in place: tables and formatters would leave copies and traces of the key.
+fn encode_hex(bytes: &[u8], text: &mut [u8]) {
+    let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = digit(byte >> 4);
+        pair[1] = digit(byte & 15);
+    }
+}
+
+/// Fills `bytes`; false unless `text` is exactly so many lower-case hex digits.
+fn decode_hex(text: &[u8], bytes: &mut [u8]) -> bool {
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    text.len() == 2 * bytes.len()
+        && text.chunks_exact(2).zip(bytes).all(|(pair, byte)| match (value(pair[0]), value(pair[1])) {
+            (Some(high), Some(low)) => {
+                *byte = high << 4 | low;
+                true
+            }
+            _ => false,
+        })
+}
+
+#[cfg(test)]
+impl KeySource {
+    /// A source in memory, for the tests of this room.
+    pub(super) fn of_bytes(bytes: [u8; 32]) -> Self {
+        let key = LockedKey::new(|key| *key = bytes).unwrap();
+        Self { kind: SlotKind::File, id: id_of(&key), origin: "a test".to_owned(), key }
+    }
+}
