@@ -61,7 +61,7 @@ impl Console {
 
     /// A console that writes where a test can read.
     #[cfg(test)]
-    pub(super) fn captured(out: impl Write + 'static, err: impl Write + 'static, now: UnixTime) -> Self {
+    pub(crate) fn captured(out: impl Write + 'static, err: impl Write + 'static, now: UnixTime) -> Self {
         Self {
             out: Box::new(out),
             err: Box::new(err),

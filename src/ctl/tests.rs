@@ -91,7 +91,7 @@ impl Daemon for Fake {
 
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError> {
         self.asked(format!("summary {}", token.0))?;
-        Ok(r#"{"uses":3}"#.into())
+        Ok(r#"{"rows":[]}"#.into())
     }
 
     fn audit_verify(&mut self) -> Result<String, CtlError> {
@@ -445,7 +445,11 @@ fn a_broken_chain_is_bad_data() {
     assert!(outcome.status == 0 && outcome.out.starts_with("intact"), "{}", outcome.out);
     let broken = whole.replace("true", "false").replace("null", r#"{"file":"f","line":2,"seq":1,"class":"changed"}"#);
     let outcome = run(verify(&broken), &["audit", "verify"]);
-    assert!(outcome.status == 65 && outcome.out.starts_with("BROKEN: changed at f, line 2"), "{}", outcome.out);
+    assert!(
+        outcome.status == 65 && outcome.out.starts_with("BROKEN at f, line 2, seq 1: the line is not"),
+        "{}",
+        outcome.out
+    );
     let json = run(verify(&broken), &["audit", "verify", "--json"]);
     assert_eq!((json.status, json.out), (65, format!("{broken}\n")));
     // What does not say that the chain is whole is no proof that it is.
@@ -461,7 +465,7 @@ fn the_other_commands_answer() {
     assert_eq!((show.status, show.asked), (0, vec![format!("show brdm_{ID}")]));
     assert!(show.out.starts_with(&format!("id            {ID}\n")), "{}", show.out);
     let summary = run(Script::default(), &["audit", "--token", ID, "--summary", "--json"]);
-    assert_eq!((summary.out.as_str(), summary.asked), ("{\"uses\":3}\n", vec![format!("summary {ID}")]));
+    assert_eq!((summary.out.as_str(), summary.asked), ("{\"rows\":[]}\n", vec![format!("summary {ID}")]));
     let reset = run(Script::default(), &["clock", "reset", "--json"]);
     assert_eq!(reset.out, "{\"now\":\"2026-11-23T17:42:09.000000Z\"}\n");
     for shell in ["bash", "zsh", "fish"] {

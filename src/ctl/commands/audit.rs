@@ -81,8 +81,7 @@ fn summary(json: &str, console: &mut Console) -> Result<u8, CtlError> {
     if console.json {
         console.plain(&commands::json_line(json))?;
     } else {
-        let page = render::page::page(&commands::object(json)?, console.now, console.width);
-        console.print(&page)?;
+        console.print(&render::audit::summary(commands::object(json)?, console.now, console.width))?;
     }
     Ok(error::OK)
 }

@@ -1,11 +1,12 @@
 //! Audit lines for people: one row each, in a layout that is fixed before the first line is known, so that what comes
 //! later stands below what came before.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::grid::{Column, Fit, Layout};
+use super::grid::{self, Column, Fit, Layout};
+use super::page::page;
 use super::style::{Ink, clean, ink};
-use super::when::{count, stamp};
+use super::when::{count, relative, stamp};
 use crate::time::UnixTime;
 
 const COLUMNS: [Column; 8] = [
@@ -122,4 +123,61 @@ fn remark(event: &Value, reason: &str) -> String {
         parts.push(clean(note).into_owned());
     }
     parts.join(", ")
+}
+
+/// Who used a token: a row for each unit, user and address, the last used first.
+pub fn summary(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>) -> String {
+    let rows = match object.remove("rows") {
+        Some(Value::Array(rows)) => rows,
+        Some(other) => {
+            object.insert("rows".to_owned(), other);
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    let columns = [
+        Column::new("THROUGH", 0, Fit::Shorten(10)),
+        Column::new("FROM", 1, Fit::Shorten(9)),
+        Column::new("GOOD", 0, Fit::Whole),
+        Column::new("REFUSED", 0, Fit::Shorten(8)),
+        Column::new("FIRST", 2, Fit::Whole),
+        Column::new("LAST", 0, Fit::Whole),
+        Column::new("SUBJECT", 3, Fit::Shorten(8)),
+    ];
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| summary_cells(row, now)).collect();
+    let table = if cells.is_empty() { "Never used.\n".to_owned() } else { grid::table(&columns, &cells, room) };
+    let more = object.remove("truncated").and_then(|more| more.as_bool()).unwrap_or(false);
+    let more = if more { ink(Ink::Warn, "There were more, which are not counted here.\n") } else { String::new() };
+    object.retain(|_, value| !value.is_null());
+    let about = if object.is_empty() { String::new() } else { page(&object, now, room) + "\n" };
+    about + &table + &more
+}
+
+fn summary_cells(row: &Value, now: UnixTime) -> Vec<String> {
+    let text = |key: &str| row.get(key).and_then(Value::as_str).map(|text| clean(text).into_owned());
+    let number = |key: &str| row.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let when = |key: &str| match text(key).and_then(|text| text.parse().ok()) {
+        Some(at) => relative(at, now),
+        None => text(key).unwrap_or_default(),
+    };
+    let reasons = row.get("reasons").and_then(Value::as_object).map(|reasons| {
+        let named = reasons.iter().map(|(reason, times)| format!("{} {}", times, clean(reason)));
+        named.collect::<Vec<_>>().join(", ")
+    });
+    let refused = number("count").saturating_sub(number("active"));
+    let refused = match reasons.filter(|reasons| !reasons.is_empty()) {
+        Some(reasons) => ink(Ink::Warn, &reasons),
+        None if refused > 0 => ink(Ink::Warn, &count(refused)),
+        None => String::new(),
+    };
+    let uid = row.get("uid").and_then(Value::as_u64).map(|uid| format!("uid {uid}"));
+    vec![
+        text("unit").or(uid).unwrap_or_default(),
+        text("from").unwrap_or_default(),
+        count(number("active")),
+        refused,
+        when("first"),
+        when("last"),
+        text("subject").unwrap_or_default(),
+    ]
 }

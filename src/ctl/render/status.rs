@@ -202,9 +202,10 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
     let mut found = Section(std::mem::take(&mut object));
     let ok = found.flag("ok").unwrap_or(false);
     let lines = found.number("lines").map(|lines| plural(lines, "line"));
-    let files = match found.0.remove("files") {
-        Some(Value::Array(files)) => files,
-        _ => Vec::new(),
+    let (files, number) = match found.0.remove("files") {
+        Some(Value::Array(files)) => (files.clone(), files.len() as u64),
+        Some(Value::Number(number)) => (Vec::new(), number.as_u64().unwrap_or(0)),
+        _ => (Vec::new(), 0),
     };
     let sealed = found.number("sealed_seq").map(|seq| format!("up to seq {}", count(seq)));
     let unsealed = found.number("unsealed_lines").filter(|lines| *lines > 0);
@@ -223,9 +224,9 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         ]);
         let detail = bad.text("detail").map_or_else(String::new, |detail| format!("\n{detail}"));
         let at = if at.is_empty() { at } else { format!(" at {at}") };
-        format!("{}: {}{at}{detail}\n", ink(Ink::Bad, "BROKEN"), words(&class))
+        format!("{}{at}: {}{detail}\n", ink(Ink::Bad, "BROKEN"), damage(&class))
     };
-    let size = sentence([lines, (!files.is_empty()).then(|| plural(files.len() as u64, "file"))]);
+    let size = sentence([lines, (number > 0).then(|| plural(number, "file"))]);
     let mut card_lines = vec![("checked", size), ("sealed", sentence([sealed, unsealed]))];
     for (nth, file) in files.iter().enumerate() {
         card_lines.push((if nth == 0 { "files" } else { "" }, scalar(file, now)));
@@ -245,4 +246,21 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         text.push_str(&page(&rest, now, room));
     }
     text
+}
+
+/// What was done to the log, for who has to find out who did it.
+fn damage(class: &str) -> String {
+    match class {
+        "changed" => "the line is not as it was written",
+        "mac_changed" => "the line's authentication code is not as it was written",
+        "removed" => "the line that belongs here, and perhaps more after it, was removed",
+        "inserted" => "a line that the daemon did not write stands here",
+        "swapped" => "lines have changed places",
+        "duplicated" => "a copy of another line stands here",
+        "cut_tail" => "lines that were sealed are missing at the end",
+        "torn_tail" => "the log ends in half a line, as after a power cut",
+        "not_sealed" => "the lines fit each other, but not the seal: another history was put in place",
+        other => return words(other),
+    }
+    .to_owned()
 }

@@ -496,7 +496,7 @@ files    /var/log/bearerd/audit.log.1
     assert_eq!(
         plain(&status::verify(object(broken), now(), Some(80))),
         "\
-BROKEN: changed at /var/log/bearerd/audit.log, line 17, seq 16
+BROKEN at /var/log/bearerd/audit.log, line 17, seq 16: the line is not as it was written
 the line's mac does not fit its bytes
 checked  12,345 lines, 1 file
 sealed   up to seq 12,345
@@ -527,4 +527,25 @@ refused
 insufficient scope  3
 "
     );
+}
+
+#[test]
+fn a_summary_says_who_used_it() {
+    let rows = json!({"rows": [
+        {"unit": "nginx.service", "uid": 33, "from": "192.0.2.7", "subject": "backup", "count": 1250, "active": 1249,
+         "first": "2026-11-20T17:42:09.000000Z", "last": "2026-11-23T17:42:06.000000Z",
+         "reasons": {"insufficient_scope": 1}},
+        {"unit": null, "uid": 1000, "from": null, "subject": "backup", "count": 1, "active": 1,
+         "first": "2026-11-22T17:42:09.000000Z", "last": "2026-11-22T17:42:09.000000Z", "reasons": {}}],
+        "truncated": true});
+    assert_eq!(
+        plain(&audit::summary(object(rows), now(), Some(100))),
+        "\
+THROUGH        FROM       GOOD   REFUSED               FIRST     LAST      SUBJECT
+nginx.service  192.0.2.7  1,249  1 insufficient_scope  3 d ago   3 s ago   backup
+uid 1000                  1                            24 h ago  24 h ago  backup
+There were more, which are not counted here.
+"
+    );
+    assert_eq!(plain(&audit::summary(object(json!({"rows": [], "truncated": false})), now(), None)), "Never used.\n");
 }
