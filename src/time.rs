@@ -278,14 +278,22 @@ impl Clock {
     }
 
     /// Takes a wrong mark back: the wall clock is the time from now on. An administrator's decision, and audited.
-    pub fn reset(&self) -> UnixTime {
+    ///
+    /// Returns the new time, and the old mark for [`Self::undo_reset`], should the decision not become durable.
+    pub fn reset(&self) -> (UnixTime, Mark) {
+        let before = self.mark();
         let wall = self.source.wall();
         let boottime = self.source.boottime();
         let mut state = self.state();
         state.stepped_since = None;
         state.mark.time = wall;
         state.mark.boottime_micros = u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX);
-        wall
+        (wall, before)
+    }
+
+    /// Puts back a mark that a reset took away.
+    pub fn undo_reset(&self, before: Mark) {
+        self.state().mark = before;
     }
 }
 

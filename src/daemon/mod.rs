@@ -9,7 +9,7 @@ mod demo;
 mod exit;
 mod log;
 pub mod open;
-mod reload;
+pub mod reload;
 mod serve;
 
 use std::path::Path;
@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Config, Paths};
 use crate::policy::{Own, Policy, SystemNames};
@@ -55,11 +56,32 @@ fn run(args: &Args) -> Result<(), Failure> {
     let inherited = systemd::inherited()?;
     let notifier = Notifier::from_env();
     let (paths, config) = configuration(args)?;
+    raise_descriptors(config.socket.max_connections);
+    for (name, socket) in [("http", &inherited.http), ("credentials", &inherited.credentials)] {
+        if socket.is_some() {
+            tracing::warn!("the service manager passes the socket {name:?}, which this version does not serve");
+        }
+    }
     let own = Own::of_this_process();
     let credentials = systemd::credentials_directory();
     let backbone = open::open(&config, credentials.as_deref(), Box::new(SystemTime::new()))?;
     let listener = open::listen(&config, inherited)?;
     serve::run(serve::Start { paths, config, file: args.config.clone(), own, backbone, listener, notifier })
+}
+
+/// Room for every connection and for files. With less the listener pauses when descriptors run out, and goes on.
+fn raise_descriptors(max_connections: u32) {
+    /// Store, log, epoll, places kept for root, and some to spare.
+    const BESIDES: u64 = 256;
+    let wanted = u64::from(max_connections) + BESIDES;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = wanted.min(hard);
+    if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() || hard < wanted {
+        tracing::warn!(
+            "only {} files may be open, too few for {max_connections} connections: raise LimitNOFILE=",
+            raised.max(soft)
+        );
+    }
 }
 
 /// `--check-config`: all that is wrong, at once, and nothing touched.

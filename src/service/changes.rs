@@ -1,6 +1,6 @@
 //! What changes the store: issue, revoke, and the clock's reset.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -22,6 +22,16 @@ use crate::token::{self, TEXT_MAX, Token, TokenId};
 
 /// Revocations that a holder without a rule may make: one a second.
 const FINDER_RATE: Rate = Rate { count: 1, per: std::time::Duration::from_secs(1) };
+
+/// Which tokens a revocation may be of.
+enum Whose {
+    /// The one whose secret was shown: whoever holds it may end it.
+    Held,
+    /// Only those of the peer, who has this name.
+    OwnOf(String),
+    /// Any.
+    Anyones,
+}
 
 /// Why a change was given up inside its transaction; nothing was written.
 enum GivenUp {
@@ -148,7 +158,7 @@ impl Service {
         }
         let caller = Arc::clone(caller);
         let answer: Later = Box::pin(async move {
-            let done = self.commit_revocation(&caller, vec![token.id], reason, dry_run, true).await;
+            let done = self.commit_revocation(&caller, vec![token.id], reason, dry_run, Whose::Held).await;
             done.map_or_else(Answer::Error, Answer::Changed)
         });
         Now::Later(answer)
@@ -177,10 +187,9 @@ impl Service {
         ids: Vec<TokenId>,
         reason: Option<String>,
         dry_run: bool,
-        held: bool,
+        whose: Whose,
     ) -> Result<Changed, Failure> {
         let now = self.clock.now();
-        let own_name = self.user_name(caller).await;
         let settings = self.settings();
         let asking = Arc::clone(caller);
         let job = move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
@@ -189,10 +198,16 @@ impl Service {
             let standing = asking.standing(&settings);
             for id in ids {
                 let Some(record) = txn.record(id)? else { return Err(GivenUp::Failure(not_found())) };
-                let own = if held { Ownership::Own } else { ownership(&record, &asking, &own_name) };
-                let ask = policy::Ask::to_token(Operation::Revoke, own);
-                if !held && let Decision::Denied { needed } = settings.policy.decide(&asking.peer, &standing, &ask) {
-                    return Err(GivenUp::Denied { needed, id });
+                let own = match &whose {
+                    Whose::Held => None,
+                    Whose::OwnOf(name) => Some(ownership(&record, &asking, name)),
+                    Whose::Anyones => Some(Ownership::NotOwn),
+                };
+                if let Some(own) = own {
+                    let ask = policy::Ask::to_token(Operation::Revoke, own);
+                    if let Decision::Denied { needed } = settings.policy.decide(&asking.peer, &standing, &ask) {
+                        return Err(GivenUp::Denied { needed, id });
+                    }
                 }
                 if let Revocation::Revoke(record) = revoke(&record, reason.as_deref(), asking.peer.uid, now) {
                     revoked.push(*record);
@@ -213,7 +228,7 @@ impl Service {
                     let mut event = event_about(EventKind::Revoke, &record, now);
                     event.reason = reason.clone().map(Into::into);
                     event.peer = Some(asking.peer.label());
-                    event.note = held.then(|| "by who held it".to_owned());
+                    event.note = matches!(whose, Whose::Held).then(|| "by who held it".to_owned());
                     txn.put(record, Effect::Restricts)?;
                     announce(txn, &mut event)?;
                     events.push(event);
@@ -239,9 +254,12 @@ impl Service {
         let before = self.clock.now();
         let peer = caller.peer.label();
         let clock = Arc::clone(&self.clock);
+        let taken = Arc::new(Mutex::new(None));
+        let keep = Arc::clone(&taken);
         let job = move |txn: &mut Txn<'_>| -> Result<AuditEvent, GivenUp> {
             // The mark is persisted with this very commit, which takes it from the clock.
-            let after = clock.reset();
+            let (after, old) = clock.reset();
+            *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(old);
             let mut event = AuditEvent::new(EventKind::Clock, after);
             event.outcome = Some("done".into());
             event.reason = Some("reset".into());
@@ -250,9 +268,20 @@ impl Service {
             announce(txn, &mut event)?;
             Ok(event)
         };
-        let event = match self.store.write(job).await.map_err(|error| store_failure(&error))? {
-            Ok(committed) => committed.value,
-            Err(given_up) => return Err(self.given_up(caller, Operation::Admin, given_up)),
+        let written = self.store.write(job).await;
+        let event = match written {
+            Ok(Ok(committed)) => committed.value,
+            failed => {
+                // What is not durable and audited has not happened.
+                if let Some(old) = taken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    self.clock.undo_reset(old);
+                }
+                return Err(match failed {
+                    Ok(Err(given_up)) => self.given_up(caller, Operation::Admin, given_up),
+                    Err(error) => store_failure(&error),
+                    Ok(Ok(_)) => unreachable!("taken above"),
+                });
+            }
         };
         let after = event.time;
         self.record_change(event).await;

@@ -4,6 +4,8 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
 use crate::config::AssertAddress;
@@ -58,7 +60,8 @@ impl Service {
         }
         // Policy and form are decided for all before the first is looked at: a refused batch has spent nothing.
         for ask in batch {
-            if let Err(failure) = check(ask) {
+            let permitted = self.authorise(caller, &policy::Ask::validate(&ask.scopes), None);
+            if let Err(failure) = permitted.and_then(|_| check(ask)) {
                 return Now::failure(failure);
             }
         }
@@ -74,14 +77,14 @@ impl Service {
             };
         }
         later(async move {
-            let mut verdicts = Vec::with_capacity(judged.len());
-            for it in judged {
-                verdicts.push(match it {
-                    Judged::Ready(verdict) => verdict?,
-                    Judged::Later(verdict) => verdict.await?,
-                });
-            }
-            Ok(Answer::Verdicts(verdicts))
+            // All at once, so that counted uses share a commit.
+            let verdicts = join_all(judged.into_iter().map(|it| async move {
+                match it {
+                    Judged::Ready(verdict) => verdict,
+                    Judged::Later(verdict) => verdict.await,
+                }
+            }));
+            verdicts.await.into_iter().collect::<Result<_, _>>().map(Answer::Verdicts)
         })
     }
 
