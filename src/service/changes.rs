@@ -172,12 +172,11 @@ impl Service {
         dry_run: bool,
     ) -> Result<Changed, Failure> {
         // Who may revoke nothing at all learns nothing about which ids exist.
-        let _ = self.authorise(
-            caller,
-            &policy::Ask::to_token(Operation::Revoke, Ownership::Undecided),
-            ids.first().copied(),
-        )?;
-        self.commit_revocation(caller, ids, reason, dry_run, false).await
+        let ask = policy::Ask::to_token(Operation::Revoke, Ownership::Undecided);
+        let grant = self.authorise(caller, &ask, ids.first().copied())?;
+        // A name service that hangs must not hold up who may revoke anything.
+        let whose = if grant.own_only { Whose::OwnOf(self.user_name(caller).await) } else { Whose::Anyones };
+        self.commit_revocation(caller, ids, reason, dry_run, whose).await
     }
 
     /// Decides and commits in one transaction: all of the ids or, when one may not be revoked, none.
