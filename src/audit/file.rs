@@ -218,7 +218,6 @@ pub(super) fn log_files(path: &Path) -> Vec<Opened> {
 
 /// The rotated files alone, oldest first.
 pub(super) fn siblings(path: &Path) -> Vec<Opened> {
-    const COMPRESSED: [&str; 6] = [".gz", ".xz", ".zst", ".bz2", ".lz4", ".Z"];
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Vec::new();
     };
@@ -228,7 +227,9 @@ pub(super) fn siblings(path: &Path) -> Vec<Opened> {
         .filter_map(|entry| {
             let entry = entry.ok()?.file_name();
             let rest = entry.to_str()?.strip_prefix(name)?;
-            let rotated = rest.starts_with(['.', '-']) && !COMPRESSED.iter().any(|suffix| rest.ends_with(suffix));
+            // logrotate's `.1` and `dateext`; no compressed ones, and no copies that somebody keeps beside them.
+            let digits = rest.strip_prefix(['.', '-'])?;
+            let rotated = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit() || c == b'-');
             rotated.then(|| directory.join(&entry))
         })
         .take(SIBLINGS_MAX)

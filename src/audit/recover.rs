@@ -135,9 +135,9 @@ fn ends_sealed(file: &Opened, held: &Held) -> io::Result<bool> {
     if file.len < held.offset {
         return Ok(false);
     }
-    // Sealed before anything was written to it: there is no line to compare.
+    // There is no line to compare: inodes are used again, so that only an empty file is surely the one.
     if held.offset == 0 {
-        return Ok(true);
+        return Ok(file.len == 0);
     }
     let len = held.offset.min(LINE_MAX as u64 + 1);
     let mut tail = vec![0; usize::try_from(len).expect("at most a line")];

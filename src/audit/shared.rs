@@ -109,6 +109,8 @@ pub(super) struct Shared {
     pub(super) budget: Mutex<Budget>,
     pub(super) counters: Counters,
     pub(super) appended: watch::Sender<u64>,
+    /// The file that is written (its inode), and where its last whole batch ends.
+    pub(super) end: Mutex<(u64, u64)>,
     max_wait: Duration,
     began: Instant,
     /// Microseconds after `began`, plus one, at which the writer went into a system call that may hang; 0 when in none.
@@ -138,6 +140,7 @@ impl Shared {
             budget: Mutex::new(budget),
             counters: Counters::default(),
             appended: watch::Sender::new(0),
+            end: Mutex::default(),
             max_wait,
             began: Instant::now(),
             busy_since: AtomicU64::new(0),
