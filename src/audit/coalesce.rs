@@ -99,7 +99,7 @@ pub(super) enum Counted {
     /// Counted under a line that is not written yet.
     Wait(Receipt),
     /// It opened a window; an older one of the same key is ended first.
-    Opened(Option<Closing>),
+    Opened(Option<Box<Closing>>),
     /// `open` made no line.
     Refused,
 }
@@ -177,7 +177,7 @@ impl Coalescer {
                 let Some(opening) = open() else { return Counted::Refused };
                 let old = slot.insert(Window { first: time, last: time, rest: 0, opening });
                 shard.order.push_back((time, key));
-                Counted::Opened(old.close())
+                Counted::Opened(old.close().map(Box::new))
             }
             Slot::Vacant(slot) => {
                 let Some(opening) = open() else { return Counted::Refused };

@@ -14,6 +14,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
 
 use super::AuditError;
+use super::chain::{RawLine, read_line};
 
 /// How far ahead room is allocated, in bytes.
 pub(super) const RESERVE_AHEAD: u64 = 4 * 1024 * 1024;
@@ -191,17 +192,19 @@ impl Opened {
     }
 
     /// Reads from `offset` on.
-    pub(super) fn from_offset(&self, offset: u64) -> io::Result<BufReader<&File>> {
+    pub(super) fn read_from(&self, offset: u64) -> io::Result<BufReader<&File>> {
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset))?;
         Ok(BufReader::with_capacity(256 * 1024, file))
     }
 
-    /// The time in its first line, as it is written there: such texts sort as the times do.
-    fn first_time(&self) -> Option<[u8; 27]> {
-        let mut head = [0; 36];
-        self.file.read_exact_at(&mut head, 0).ok()?;
-        head.strip_prefix(b"{\"time\":\"").and_then(|time| time.try_into().ok())
+    /// The time in its first line, as it is written there (such texts sort as the times do), and its number.
+    fn first_line(&self) -> Option<([u8; 27], u64)> {
+        let mut reader = self.read_from(0).ok()?;
+        let mut line = Vec::new();
+        read_line(&mut reader, &mut line).ok()?;
+        let time = line.strip_prefix(b"{\"time\":\"")?.get(..27)?.try_into().ok()?;
+        Some((time, RawLine::parse(&line).map_or(0, |line| line.seq)))
     }
 }
 
@@ -215,7 +218,6 @@ pub(super) fn log_files(path: &Path) -> Vec<Opened> {
 
 /// The rotated files alone, oldest first.
 pub(super) fn siblings(path: &Path) -> Vec<Opened> {
-    const COMPRESSED: [&str; 6] = [".gz", ".xz", ".zst", ".bz2", ".lz4", ".Z"];
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Vec::new();
     };
@@ -225,12 +227,14 @@ pub(super) fn siblings(path: &Path) -> Vec<Opened> {
         .filter_map(|entry| {
             let entry = entry.ok()?.file_name();
             let rest = entry.to_str()?.strip_prefix(name)?;
-            let rotated = rest.starts_with(['.', '-']) && !COMPRESSED.iter().any(|suffix| rest.ends_with(suffix));
+            // logrotate's `.1` and `dateext`; no compressed ones, and no copies that somebody keeps beside them.
+            let digits = rest.strip_prefix(['.', '-'])?;
+            let rotated = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit() || c == b'-');
             rotated.then(|| directory.join(&entry))
         })
         .take(SIBLINGS_MAX)
         .filter_map(|path| Opened::open(&path).ok())
-        .filter_map(|opened| opened.first_time().map(|time| (time, opened)))
+        .filter_map(|opened| opened.first_line().map(|first| (first, opened)))
         .collect();
     files.sort_by(|(one, a), (other, b)| one.cmp(other).then_with(|| a.path.cmp(&b.path)));
     files.into_iter().map(|(_, opened)| opened).collect()
@@ -239,7 +243,7 @@ pub(super) fn siblings(path: &Path) -> Vec<Opened> {
 /// BLAKE3 of the bytes of `file` from `from` to its end: names what is cut off without keeping it.
 pub(super) fn fingerprint(file: &Opened, from: u64) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let mut reader = file.from_offset(from)?;
+    let mut reader = file.read_from(from)?;
     let mut chunk = vec![0; 64 * 1024];
     loop {
         match reader.read(&mut chunk)? {

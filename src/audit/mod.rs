@@ -12,6 +12,8 @@
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
 //! | `shared` `writer` `generations` | the queue, the one thread that writes, what the outbox may drop |
+//! | `writer/heal` | what the writer does when the file fails, or was meddled with |
+//! | `options` `report` | what it is told, what it finds and how it does |
 //! | `receipt` | waiting for a line, at most so long |
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
 //! | `syslog` | each line to /dev/log, never blocking |
@@ -25,16 +27,17 @@ mod escape;
 mod event;
 mod file;
 mod generations;
+mod options;
 mod query;
 mod receipt;
 mod recover;
+mod report;
 mod shared;
 mod syslog;
 mod verify;
 mod view;
 mod writer;
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -51,140 +54,27 @@ pub use budget::LineRate;
 pub use chain::{AuditMac, Mac, Seal, keyed_mac};
 pub use coalesce::{KeyHasher, UseKey};
 pub use event::{AuditEvent, EventKind, UnknownEvent};
-pub use query::{Filter, Page, QueryError, Summary, SummaryRow};
+pub use options::{AuditBoot, AuditError, AuditOptions};
+pub use query::{Filter, PAGE_LINES_MAX, Page, QueryError, Summary, SummaryRow};
 pub use receipt::{Receipt, Unavailable};
 pub use recover::LogState;
+pub use report::{Health, OpenReport};
 pub use verify::{BadLine, Damage, Said, VerifyReport, verify};
 
 use budget::Budget;
-use chain::RawLine;
-use coalesce::{Coalescer, Counted, Opening};
+use coalesce::{Closing, Coalescer, Counted, Opening};
 use file::DiskLog;
 use generations::Generations;
 use receipt::Pending;
-use recover::{Held, survey};
+use report::look;
 use shared::{Class, Command, Job, Shared, lock};
-use view::{LineView, generation_of};
+use verify::verify_to;
 use writer::{OnSeal, Setup, Wrap, Writer};
 
 /// Refusals share a line for at least this long, also where every use is to have its own: anyone can cause them.
 const REFUSALS_SHARE: Duration = Duration::from_secs(1);
 /// How long a command to the writer may take before the caller goes on without it.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
-/// Revocations of a rolled-back store's future that are remembered, at most.
-const REVOKED_MAX: usize = 1_000_000;
-
-/// Why the audit log can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuditError {
-    /// The file or its directory can't be opened or read. The daemon does not start.
-    #[error("can't open the audit log {}: {source}; its directory must exist and be the daemon's", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is not one that the daemon may trust. The daemon does not start; the message says what to do.
-    #[error("the audit log {} {why}: {todo}", path.display())]
-    Unsafe {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
-        /// What to do.
-        todo: String,
-    },
-    /// The log knows of changes that the store does not: an older store was put back, and revoked tokens would live
-    /// again. Nothing has been written. The daemon refuses to start until an administrator accepts it.
-    #[error(
-        "the store is older than the audit log (generation {store}, the log knows {}): a backup was put back; \
-         `bearerd restore --accept-rollback` re-applies the revocations that the log knows", report.newest_generation
-    )]
-    RolledBack {
-        /// The store's generation.
-        store: u64,
-        /// What the log knows.
-        report: Box<OpenReport>,
-    },
-    /// The writer's thread can't be started.
-    #[error("can't start the thread that writes the audit log: {0}")]
-    Thread(io::Error),
-}
-
-/// Where and how the trail is kept; root's configuration only.
-#[derive(Clone, Debug)]
-pub struct AuditOptions {
-    /// audit.log.
-    pub file: PathBuf,
-    /// Without a record there is no *active*.
-    pub required: bool,
-    /// fsync, in groups, before a receipt is answered.
-    pub sync: bool,
-    /// Like uses within this time share a line; zero: every one has its own.
-    pub coalesce: Duration,
-    /// The longest that an asker waits for its line.
-    pub max_wait: Duration,
-    /// syslog's socket; `None` = off.
-    pub syslog: Option<PathBuf>,
-    /// The mode of a new file.
-    pub mode: u32,
-    /// The group of a new file, if it can be given.
-    pub group: Option<u32>,
-    /// Lines of refusals that one uid may cause.
-    pub lines_per_uid: LineRate,
-    /// Lines of refusals that all uids without full rights may cause together.
-    pub lines_in_all: LineRate,
-}
-
-impl AuditOptions {
-    /// The defaults, in this file, without syslog.
-    pub fn new(file: PathBuf) -> Self {
-        Self {
-            file,
-            required: true,
-            sync: false,
-            coalesce: Duration::from_secs(1),
-            max_wait: Duration::from_secs(1),
-            syslog: None,
-            mode: 0o640,
-            group: None,
-            lines_per_uid: LineRate { per_second: 20, burst: 200 },
-            lines_in_all: LineRate { per_second: 1000, burst: 5000 },
-        }
-    }
-}
-
-/// What the store knows at a start.
-#[derive(Debug, Default)]
-pub struct AuditBoot {
-    /// The last seal that it was given.
-    pub seal: Option<Seal>,
-    /// Changes whose lines may not be in the log.
-    pub outbox: Vec<(u64, AuditEvent)>,
-    /// Its newest durable generation.
-    pub generation: u64,
-    /// An administrator has accepted that the store is older than the log.
-    pub accept_rollback: bool,
-}
-
-/// What a start found in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenReport {
-    /// Of the valid lines after the last seal (all, if that is not in reach); 0 when there are none.
-    pub newest_generation: u64,
-    /// How the log stands to the last seal.
-    pub log: LogState,
-    /// A torn tail: so many bytes were cut off.
-    pub recovered_bytes: u64,
-    /// Ids whose revocation the log knows with a generation that the store has not, oldest first.
-    pub revoked: Vec<TokenId>,
-    /// The last line.
-    pub seq: u64,
-    /// Changes of the outbox that had no line yet.
-    pub owed: usize,
-}
 
 /// How a use is recorded.
 #[derive(Debug)]
@@ -205,41 +95,6 @@ pub struct Refusal {
     pub uid: u32,
     /// A peer with full rights has no budget.
     pub exempt: bool,
-}
-
-/// How the audit trail does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// Lines can be written now.
-    pub writable: bool,
-    /// What is wrong, for people.
-    pub fault: Option<String>,
-    /// Lines written since the start.
-    pub lines: u64,
-    /// `gap` lines written since the start.
-    pub gaps: u64,
-    /// Lines lost since the start.
-    pub lost: u64,
-    /// Validations told unavailable since the start.
-    pub refused: u64,
-    /// Refusals beyond the budgets since the start.
-    pub flooded: u64,
-    /// Datagrams that syslog did not take, since the start.
-    pub syslog_dropped: u64,
-    /// Changes that wait for the file to work again.
-    pub kept: u64,
-    /// Open windows of like events.
-    pub windows: usize,
-    /// The last line.
-    pub seq: u64,
-    /// The last line that is fsynced and sealed.
-    pub sealed_seq: u64,
-    /// Bytes allocated ahead in the file.
-    pub room_bytes: u64,
-    /// Bytes free on its file system.
-    pub free_bytes: u64,
-    /// Less than a tenth of it.
-    pub low_space: bool,
 }
 
 /// The audit trail. Cheap to clone; the last clone's end stops the writer (without a seal: [`Audit::stop`] first).
@@ -530,12 +385,14 @@ impl Audit {
         // So that no batch is half in the file; a log that can't be written now can still be read.
         let _ = self.barrier().await;
         let (key, seal) = (Arc::clone(&self.0.key), lock(&self.0.sealed).clone());
+        // Batches that come meanwhile are left out: one may be half in the file.
+        let end = *lock(&self.0.shared.end);
         let files = if files.is_empty() {
             file::log_files(&self.0.options.file).into_iter().map(|opened| opened.path).collect()
         } else {
             files
         };
-        let checked = tokio::task::spawn_blocking(move || verify(&files, &*key, seal.as_ref()));
+        let checked = tokio::task::spawn_blocking(move || verify_to(&files, &*key, seal.as_ref(), Some(end)));
         checked.await.map_err(io::Error::other)?
     }
 
@@ -543,8 +400,8 @@ impl Audit {
         pending.attach(self.0.options.max_wait).expect("nothing has ended it yet")
     }
 
-    fn close_window(&self, old: Option<coalesce::Closing>) {
-        if let Some(coalesce::Closing { event, after, uid }) = old {
+    fn close_window(&self, old: Option<Box<Closing>>) {
+        if let Some(Closing { event, after, uid }) = old.map(|old| *old) {
             if let Some(uid) = uid {
                 lock(&self.0.shared.budget).charge(uid, self.0.shared.clock.boottime());
             }
@@ -572,66 +429,6 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
 ) -> Result<T, QueryError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| QueryError::Read(io::Error::other(error)))?
-}
-
-/// What the lines after the last seal say that the store should know.
-struct Known<'a> {
-    store: u64,
-    outbox: HashMap<u64, (&'a AuditEvent, String)>,
-    /// Generations of the outbox whose line is there.
-    told: HashSet<u64>,
-    newest: u64,
-    revoked: Vec<TokenId>,
-}
-
-/// Follows the chain from the last seal, or from the beginning.
-fn look<'a>(file: &Path, key: &dyn AuditMac, boot: &'a AuditBoot) -> Result<(recover::Survey, Known<'a>), AuditError> {
-    let outbox = boot.outbox.iter().map(|(generation, event)| (*generation, (event, event.time.to_string()))).collect();
-    let mut known = Known { store: boot.generation, outbox, told: HashSet::new(), newest: 0, revoked: Vec::new() };
-    let held = boot.seal.as_ref().map(Held::from);
-    let found = survey(file, held.as_ref(), key, &mut |line| known.visit(line))?;
-    Ok((found, known))
-}
-
-impl Known<'_> {
-    fn visit(&mut self, line: &RawLine<'_>) {
-        let Some(generation) = generation_of(line.body) else { return };
-        self.newest = self.newest.max(generation);
-        let owed = self.outbox.get(&generation);
-        if owed.is_none() && generation <= self.store {
-            return;
-        }
-        let mut json = line.body.to_vec();
-        json.push(b'}');
-        let Some(view) = LineView::parse(&json) else { return };
-        let id = view.id.as_deref().and_then(|id| id.parse::<TokenId>().ok());
-        // Lines of other events carry the newest generation too: the change's own has its kind, token and time.
-        if let Some((event, time)) = owed
-            && view.event == event.event.name()
-            && id == event.id
-            && view.time == *time
-        {
-            self.told.insert(generation);
-        }
-        if generation > self.store
-            && view.event == EventKind::Revoke.name()
-            && self.revoked.len() < REVOKED_MAX
-            && let Some(id) = id
-        {
-            self.revoked.push(id);
-        }
-    }
-
-    fn report(&self, found: &recover::Survey, boot: &AuditBoot) -> OpenReport {
-        OpenReport {
-            newest_generation: self.newest,
-            log: found.state,
-            recovered_bytes: found.cut_bytes(),
-            revoked: self.revoked.clone(),
-            seq: found.seq,
-            owed: boot.outbox.len() - self.told.len(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -135,9 +135,9 @@ fn ends_sealed(file: &Opened, held: &Held) -> io::Result<bool> {
     if file.len < held.offset {
         return Ok(false);
     }
-    // Sealed before anything was written to it: there is no line to compare.
+    // There is no line to compare: inodes are used again, so that only an empty file is surely the one.
     if held.offset == 0 {
-        return Ok(true);
+        return Ok(file.len == 0);
     }
     let len = held.offset.min(LINE_MAX as u64 + 1);
     let mut tail = vec![0; usize::try_from(len).expect("at most a line")];
@@ -169,10 +169,10 @@ fn from_held(
     };
     for (i, file) in files.iter().enumerate().skip(first) {
         let start = if i == first { held.offset } else { 0 };
-        let mut found = walk(&mut file.from_offset(start)?, start, tip, key, |good| visit(&good.line))?;
+        let mut found = walk(&mut file.read_from(start)?, start, tip, key, |good| visit(&good.line))?;
         if found.lines == 0 && i > first {
             // Files between this one and the last may be compressed by now.
-            let from_here = walk(&mut file.from_offset(0)?, 0, Tip::START, key, |good| visit(&good.line))?;
+            let from_here = walk(&mut file.read_from(0)?, 0, Tip::START, key, |good| visit(&good.line))?;
             if from_here.lines > 0 && from_here.tip.seq > tip.seq {
                 found = from_here;
             }
@@ -209,7 +209,7 @@ fn from_start(
     let mut here: Option<Walk> = None;
     for (i, file) in files.iter().enumerate() {
         let mut look = |from: Tip| {
-            walk(&mut file.from_offset(0)?, 0, from, key, |good| {
+            walk(&mut file.read_from(0)?, 0, from, key, |good| {
                 met |= held.is_some_and(|held| good.line.seq == held.seq && good.line.mac == held.mac);
                 visit(&good.line);
             })
@@ -245,7 +245,11 @@ fn from_start(
         anchored: behind.is_some() || lines == 0,
     };
     if bad {
-        if lines > 0 && behind.is_none() {
+        // Half of the first line ever: a daemon was killed in its first second. Whoever else wrote it wrote whole lines.
+        let first_line = held.is_none()
+            && here.as_ref().and_then(|walk| walk.bad).is_some_and(|bad| bad.line == 1 && bad.unterminated);
+        survey.anchored &= !first_line;
+        if (lines > 0 && behind.is_none()) || first_line {
             let (file, found) = (&files[current.expect("walked")], here.as_ref().expect("walked"));
             survey.cuts.push(cut(file, found)?);
         } else {

@@ -87,7 +87,7 @@ pub(super) struct Counters {
     pub(super) lines: AtomicU64,
     /// `gap` lines written.
     pub(super) gaps: AtomicU64,
-    /// Lines that could not be written, ever.
+    /// Events whose line could not be written, ever.
     pub(super) lost: AtomicU64,
     /// Validations told unavailable, ever.
     pub(super) refused: AtomicU64,
@@ -109,6 +109,8 @@ pub(super) struct Shared {
     pub(super) budget: Mutex<Budget>,
     pub(super) counters: Counters,
     pub(super) appended: watch::Sender<u64>,
+    /// The file that is written (its inode), and where its last whole batch ends.
+    pub(super) end: Mutex<(u64, u64)>,
     max_wait: Duration,
     began: Instant,
     /// Microseconds after `began`, plus one, at which the writer went into a system call that may hang; 0 when in none.
@@ -138,6 +140,7 @@ impl Shared {
             budget: Mutex::new(budget),
             counters: Counters::default(),
             appended: watch::Sender::new(0),
+            end: Mutex::default(),
             max_wait,
             began: Instant::now(),
             busy_since: AtomicU64::new(0),
@@ -163,8 +166,9 @@ impl Shared {
 
     /// Queues a line that nobody waits for; what finds no room is counted.
     pub(super) fn push_or_count(&self, job: Job) {
+        let count = job.event.count.unwrap_or(1);
         if !self.push(job) {
-            self.counters.lost.fetch_add(1, Relaxed);
+            self.counters.lost.fetch_add(count, Relaxed);
         }
     }
 

@@ -5,7 +5,7 @@
 //! listed, not called damage; lines past the last seal are checked as well, but that some of them are gone can't show.
 //! Who holds the audit key can write any log: only the seals that syslog carried elsewhere show that.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use super::chain::{AuditMac, Bad, RawLine, Seal, Tie, Tip, read_line, walk};
@@ -121,12 +121,27 @@ impl VerifyReport {
 /// # Errors
 /// When a file can't be read.
 pub fn verify(files: &[PathBuf], key: &dyn AuditMac, seal: Option<&Seal>) -> io::Result<VerifyReport> {
-    let opened = files
-        .iter()
-        .map(|path| {
-            Opened::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-        })
-        .collect::<io::Result<Vec<_>>>()?;
+    verify_to(files, key, seal, None)
+}
+
+/// The same, looking at the file with an inode only up to a length: the writer may be in the middle of what follows.
+pub(super) fn verify_to(
+    files: &[PathBuf],
+    key: &dyn AuditMac,
+    seal: Option<&Seal>,
+    end: Option<(u64, u64)>,
+) -> io::Result<VerifyReport> {
+    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let mut opened = Vec::new();
+    for path in files {
+        let mut file = Opened::open(path).map_err(|error| named(path, error))?;
+        if let Some((inode, end)) = end
+            && inode == file.inode
+        {
+            file.len = file.len.min(end);
+        }
+        opened.push(file);
+    }
     let sources: Vec<&dyn Source> = opened.iter().map(|opened| opened as &dyn Source).collect();
     verify_sources(&sources, key, seal)
 }
@@ -143,7 +158,7 @@ impl Source for Opened {
     }
 
     fn open_at(&self, offset: u64) -> io::Result<Box<dyn BufRead + '_>> {
-        Ok(Box::new(self.from_offset(offset)?))
+        Ok(Box::new(self.read_from(offset)?.take(self.len.saturating_sub(offset))))
     }
 }
 

@@ -12,8 +12,6 @@ use serde::Deserialize;
 pub(super) struct LineView<'a> {
     #[serde(borrow)]
     pub(super) time: Cow<'a, str>,
-    #[serde(default)]
-    pub(super) seq: u64,
     #[serde(borrow)]
     pub(super) event: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -34,8 +32,6 @@ pub(super) struct LineView<'a> {
     pub(super) first: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) last: Option<Cow<'a, str>>,
-    #[serde(default)]
-    pub(super) generation: u64,
 }
 
 /// What is looked at of the peer in a line.

@@ -5,19 +5,21 @@
 //! a change is never dropped; what else can't be written is counted, and told in a `gap` line once writing works again;
 //! nothing is sealed that was not fsynced, and a failed fsync is never taken for a later success.
 
+mod heal;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::chain::{Anchor, AuditMac, Mac, Seal, Tip, finish_line, walk};
+use super::chain::{AuditMac, Mac, Seal, finish_line};
 use super::coalesce::Closing;
 use super::event::{AuditEvent, EventKind};
-use super::file::{DiskLog, LogFile, Opened, RESERVE_AHEAD};
+use super::file::{DiskLog, LogFile, RESERVE_AHEAD};
 use super::generations::Generations;
 use super::receipt::Standing;
-use super::recover::{Held, LogState, Say, Survey, adopt, survey};
+use super::recover::{Say, Survey, adopt};
 use super::shared::{Class, Command, Job, Shared, lock};
 use super::syslog::Syslog;
 use super::{AuditError, AuditOptions};
@@ -30,8 +32,6 @@ const TICK: Duration = Duration::from_millis(250);
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// One write, at most about this many bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Lines of start, stop and the like that are kept while the file fails.
-const KEPT_NOTES_MAX: usize = 1024;
 /// Free space below this part of the file system is warned of.
 const LOW_SPACE_PERCENT: u64 = 10;
 
@@ -157,6 +157,7 @@ impl Writer {
             room_tried: false,
             buffer: Vec::new(),
         };
+        *lock(&writer.shared.end) = (writer.inode, writer.end.offset);
         writer.look_at_space();
         // What a killed daemon wrote may be in the page cache alone.
         writer.sync();
@@ -239,7 +240,9 @@ impl Writer {
             && let Some(job) = own.pop_front().or_else(|| queue.pop_front())
         {
             let void = job.after.as_ref().is_some_and(|first| first.standing() == Standing::Void);
-            if void || job.pending.as_ref().is_some_and(|pending| !pending.take()) {
+            let given_up = job.pending.as_ref().is_some_and(|pending| !pending.take());
+            // A change has happened, whoever still waits for its line.
+            if void || (given_up && job.class == Class::Droppable) {
                 continue;
             }
             if let (Class::Change, Some(generation)) = (job.class, job.event.generation) {
@@ -285,6 +288,7 @@ impl Writer {
     /// The batch is in the file.
     fn written(&mut self, place: Place, built: Vec<Built>) {
         self.end = place;
+        *lock(&self.shared.end) = (self.inode, place.offset);
         self.say.clear();
         for Built { job, .. } in &built {
             if let (Class::Change, Some(generation)) = (job.class, job.event.generation) {
@@ -313,93 +317,6 @@ impl Writer {
             }
         }
         counters.syslog_dropped.store(syslog.dropped(), Relaxed);
-    }
-
-    /// The file is as this thread left it, or what happened to it is found out.
-    fn settle(&mut self) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let _busy = shared.busy();
-        if self.dirty {
-            self.log.truncate(self.end.offset)?;
-            self.dirty = false;
-        }
-        let state = self.log.state()?;
-        if state.deleted || state.len != self.end.offset {
-            let what = if state.deleted { "was deleted" } else { "was changed by someone else" };
-            tracing::error!(path = %self.options.file.display(), len = state.len, ours = self.end.offset, "audit.log {what}");
-            // Whatever is left of it should last: it may be evidence. Changes that may not have lasted are told again.
-            if self.log.sync().is_err() {
-                self.owe_unsynced();
-            }
-            self.take_over(false).map_err(|error| io::Error::other(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    /// Goes on in whatever stands at the path now.
-    fn take_over(&mut self, rotated: bool) -> Result<(), AuditError> {
-        let held = Held { seq: self.end.seq, mac: self.end.mac, offset: self.end.offset, inode: self.inode };
-        let mut found = survey(&self.options.file, Some(&held), &*self.key, &mut |_| {})?;
-        if rotated && found.state == LogState::Absent {
-            // It has been moved out of sight; this thread knows that it was whole.
-            found.state = LogState::Rotated;
-        }
-        let adopted = adopt(&self.options.file, self.options.mode, self.options.group, found)?;
-        self.log = (self.wrap)(adopted.log);
-        self.inode = adopted.inode;
-        self.end = Place { seq: adopted.seq, mac: adopted.mac, offset: adopted.offset };
-        self.synced = self.end;
-        self.say = adopted.say;
-        self.room_until = Some(0);
-        self.room_tried = false;
-        Ok(())
-    }
-
-    fn cut_back(&mut self) -> io::Result<()> {
-        let _busy = self.shared.busy();
-        self.log.truncate(self.end.offset)?;
-        self.dirty = false;
-        Ok(())
-    }
-
-    fn fail(&mut self, fault: Fault, error: &io::Error) {
-        if !std::mem::replace(&mut self.announced, true) {
-            tracing::error!(
-                path = %self.options.file.display(), %error, required = self.options.required,
-                "audit.log can't be written; it is tried again every 250 ms"
-            );
-        }
-        // A failed sync stays one until everything has been written again.
-        if self.fault != Some(Fault::Sync) {
-            self.fault = Some(fault);
-        }
-        self.untold.since.get_or_insert(self.shared.clock.now());
-        self.untold.why = error.to_string();
-        self.shared.set_fault(Some(self.untold.why.clone()));
-    }
-
-    /// What becomes of a line that can't be written now.
-    fn dispose(&mut self, job: Job) {
-        if let Some(pending) = &job.pending {
-            // Also one that nobody waits for any more.
-            pending.take();
-            pending.finish(false);
-        }
-        match job.class {
-            Class::Change => self.kept.push_back(Job { pending: None, ..job }),
-            Class::Kept if self.kept_notes < KEPT_NOTES_MAX => {
-                self.kept_notes += 1;
-                self.kept.push_back(job);
-            }
-            Class::Droppable if job.pending.is_some() => {
-                self.shared.counters.refused.fetch_add(1, Relaxed);
-            }
-            _ => {
-                let void = job.after.as_ref().is_some_and(|first| first.standing() == Standing::Void);
-                self.shared.counters.lost.fetch_add(u64::from(!void), Relaxed);
-            }
-        }
-        self.shared.counters.kept.store(self.kept.len() as u64, Relaxed);
     }
 
     /// Ends windows, tries a failing file again, tells what was lost, seals.
@@ -457,89 +374,6 @@ impl Writer {
         jobs
     }
 
-    /// Whether lines were lost, or validations refused, that no line tells of.
-    fn gap_due(&self) -> bool {
-        let counters = &self.shared.counters;
-        self.untold.due && (counters.lost.load(Relaxed), counters.refused.load(Relaxed)) != self.untold.told
-    }
-
-    /// The line that tells of them.
-    fn gap(&self, now: UnixTime, lost: u64, refused: u64) -> AuditEvent {
-        let (lines, asked) = (lost - self.untold.told.0, refused - self.untold.told.1);
-        let why = if self.untold.why.is_empty() { "too slow" } else { &self.untold.why };
-        AuditEvent {
-            outcome: Some("lost".into()),
-            note: Some(format!("{lines} lines lost, {asked} validations refused; audit.log: {why}")),
-            count: Some(lines),
-            first: self.untold.since,
-            last: Some(now),
-            ..AuditEvent::new(EventKind::Gap, now)
-        }
-    }
-
-    /// Whether the file works again.
-    fn try_again(&mut self) {
-        if self.fault == Some(Fault::Sync)
-            && let Err(error) = self.write_again()
-        {
-            return self.fail(Fault::Sync, &error);
-        }
-        // From here on as if nothing were wrong: the batch of what is owed says whether that is so.
-        self.fault = None;
-        self.untold.due = true;
-        self.write(Vec::new());
-        if self.fault.is_none() {
-            tracing::info!(path = %self.options.file.display(), "audit.log can be written again");
-            self.announced = false;
-            self.shared.set_fault(None);
-        }
-    }
-
-    /// Changes that may not be durable in the file are told again.
-    fn owe_unsynced(&mut self) {
-        self.generations.unwritten();
-        for event in std::mem::take(&mut self.unsynced).into_iter().rev() {
-            self.kept.push_front(Job { event, class: Class::Change, pending: None, after: None });
-        }
-    }
-
-    /// After a failed fsync: all lines since the last good one are written and fsynced once more, through a new handle.
-    fn write_again(&mut self) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let _busy = shared.busy();
-        if self.dirty {
-            self.log.truncate(self.end.offset)?;
-            self.dirty = false;
-        }
-        let held = Tip { seq: self.synced.seq, mac: self.synced.mac, open: false };
-        let opened = Opened { path: self.options.file.clone(), file: self.log.reader()?, inode: self.inode, len: 0 };
-        let offset = self.synced.offset;
-        let found = walk(&mut opened.from_offset(offset)?, offset, held, &*self.key, |_| {})?;
-        let whole = found.tip.seq == self.end.seq && found.tip.mac == self.end.mac && found.bad.is_none();
-        self.log.rewrite(offset, if whole { self.end.offset } else { found.good_end })?;
-        let words = if whole {
-            format!("fsync failed; lines {} to {} were written again", self.synced.seq + 1, self.end.seq)
-        } else {
-            // The kernel gave back something else than it took: what is left counts, changes are told again.
-            self.log.truncate(found.good_end)?;
-            self.log.sync()?;
-            let lost = self.end.seq - found.tip.seq;
-            self.end = Place { seq: found.tip.seq, mac: found.tip.mac, offset: found.good_end };
-            self.owe_unsynced();
-            format!("fsync failed; {lost} lines after {} are lost, changes follow again", found.tip.seq)
-        };
-        tracing::error!(path = %self.options.file.display(), "audit.log: {words}");
-        // Says that the disk may not have what lies between, should it turn out so after a power cut.
-        let anchor = Anchor { mac: self.end.mac, last: self.synced.seq.min(self.end.seq), at: self.end.offset };
-        self.say = vec![Say { event: EventKind::Gap, outcome: "fsync", note: anchor.note(&words), count: None }];
-        if whole {
-            self.generations.synced();
-            self.unsynced.clear();
-        }
-        self.synced = self.end;
-        Ok(())
-    }
-
     fn sync(&mut self) -> bool {
         let result = {
             let _busy = self.shared.busy();
@@ -583,27 +417,6 @@ impl Writer {
             self.shared.counters.syslog_dropped.store(syslog.dropped(), Relaxed);
         }
         (self.on_seal)(seal, self.generations.through());
-    }
-
-    /// logrotate has renamed the file: everything in the old one is sealed, then the chain goes on in the new one.
-    fn reopen(&mut self) -> Result<(), String> {
-        if self.fault.is_some() {
-            self.try_again();
-        }
-        self.standing()?;
-        self.sync_and_seal();
-        self.standing()?;
-        let same = Opened::open(&self.options.file).is_ok_and(|opened| opened.inode == self.inode);
-        if same {
-            return Ok(());
-        }
-        self.release_room();
-        // On failure the old handle still takes lines.
-        self.take_over(true).map_err(|error| error.to_string())?;
-        self.write(Vec::new());
-        self.standing()?;
-        self.sync_and_seal();
-        self.standing()
     }
 
     fn stop(&mut self) -> Result<(), String> {
