@@ -30,7 +30,7 @@ pub(in crate::ctl) fn run(args: AuditArgs, connect: Connect<'_>, console: &mut C
     loop {
         let lines = match daemon.audit(&query) {
             Ok(lines) => lines,
-            Err(error) if args.follow && error.status() == error::TRY_AGAIN => {
+            Err(error) if args.follow && went_away(&error) => {
                 console.note("bearerctl: the daemon went away; waiting for it\n");
                 daemon = reconnect(connect, error)?;
                 continue;
@@ -67,6 +67,10 @@ pub(in crate::ctl) fn run(args: AuditArgs, connect: Connect<'_>, console: &mut C
     Ok(error::OK)
 }
 
+fn went_away(error: &CtlError) -> bool {
+    matches!(error.status(), error::UNREACHABLE | error::TRY_AGAIN)
+}
+
 /// Where the follower was is in the query: nothing is lost or shown twice over a restart of the daemon.
 fn reconnect(connect: Connect<'_>, lost: CtlError) -> Result<Box<dyn Daemon>, CtlError> {
     let begun = Instant::now();
@@ -74,7 +78,7 @@ fn reconnect(connect: Connect<'_>, lost: CtlError) -> Result<Box<dyn Daemon>, Ct
         match connect(Patience::Search) {
             Ok(daemon) => return Ok(daemon),
             Err(error) if begun.elapsed() > RECONNECT_FOR => return Err(error),
-            Err(error) if matches!(error.status(), error::UNREACHABLE | error::TRY_AGAIN) => {}
+            Err(error) if went_away(&error) => {}
             Err(_) => return Err(lost),
         }
         std::thread::sleep(RECONNECT_EVERY);

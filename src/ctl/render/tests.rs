@@ -329,7 +329,7 @@ expires  2026-12-22 17:42:09Z (in 29 d)
 
 #[test]
 fn verdicts_say_why() {
-    let about = |info: TokenInfo, reason, missing: &[&str]| Verdict {
+    let about = |info: TokenInfo, reason: Option<Reason>, missing: &[&str]| Verdict {
         active: reason.is_none(),
         reason,
         missing_scopes: missing.iter().map(ToString::to_string).collect(),
