@@ -229,7 +229,7 @@ fn a_list_at_80_columns() {
     assert_eq!(
         plain(&token::list(&tokens(), now(), Some(80))),
         "\
-ID                 NAME       STATE    EXPIRES   LAST USED  SUBJECT    SCOPES
+ID                 NAME       STATE    ENDS      LAST USED  SUBJECT    SCOPES
 01M844DZG0FAY828T  backup     active   in 29 d   3 min ago  backup     repo:rea…
 01M844E0M8F1V8Q4Z  ci runne…  active   in 9 min  3 s ago    alice      ci:*, de…
 01M844E0M8F1V8Q5A  laptop     revoked  2 h ago   never      laptop     none
@@ -241,7 +241,7 @@ ID                 NAME       STATE    EXPIRES   LAST USED  SUBJECT    SCOPES
 #[test]
 fn a_list_at_200_columns() {
     assert_eq!(plain(&token::list(&tokens(), now(), Some(200))), "\
-ID                          NAME                       STATE    EXPIRES   LAST USED  SUBJECT         SCOPES                                   KIND     THROUGH         USES LEFT  ISSUER  LABELS
+ID                          NAME                       STATE    ENDS      LAST USED  SUBJECT         SCOPES                                   KIND     THROUGH         USES LEFT  ISSUER  LABELS
 01M844DZG0FAY828T5CY4TQKFF  backup                     active   in 29 d   3 min ago  backup          repo:read, repo:write                    machine  restic.service             root
 01M844E0M8F1V8Q4ZC0T2W3K4N  ci runner of the web team  active   in 9 min  3 s ago    alice           ci:*, deploy:staging, deploy:production  session  uid 1000        99         alice   team=web
 01M844E0M8F1V8Q5AAAAAAAAAA  laptop                     revoked  2 h ago   never      laptop          none                                     machine                             root
