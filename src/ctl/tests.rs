@@ -405,7 +405,8 @@ fn audit_passes_lines_through() {
     assert_eq!(json.out, AUDIT[..4].iter().map(|line| format!("{line}\n")).collect::<String>());
     assert_eq!(json.asked[2], r#"audit after Some("3") wait false since false"#);
     let table = run(Script { audit: pages().into(), ..Script::default() }, &["audit"]);
-    assert_eq!((table.out.lines().count(), table.out.matches("TIME").count()), (5, 1));
+    // Each page is a table of its own.
+    assert_eq!((table.out.lines().count(), table.out.matches("TIME").count()), (7, 2));
     let none = run(Script { audit: [lines(&[], "0", true)].into(), ..Script::default() }, &["audit"]);
     assert_eq!((none.status, none.err.as_str()), (0, "No such lines.\n"));
 }
@@ -415,12 +416,13 @@ fn audit_passes_lines_through() {
 fn following_waits_at_the_end_and_outlives_a_restart() {
     let audit = [lines(&AUDIT[..1], "1", true), lines(&AUDIT[1..2], "2", true)].into();
     let mut script = Script { audit, ..Script::default() };
-    let restart = CtlError::Lost("gone".into());
+    let lost = CtlError::Lost("gone".into());
+    let refused = CtlError::Unreachable("not there yet".into());
     let denied = || CtlError::Refused(Failure::new(ErrorCode::NotPermitted, "no"));
-    script.refusals = [restart, denied()].into();
+    script.refusals = [lost, refused, denied()].into();
     let outcome = run(script, &["audit", "--follow", "--json"]);
-    assert_eq!((outcome.status, outcome.connects), (77, 2));
-    assert_eq!(outcome.asked, ["audit after None wait false since true"; 2]);
+    assert_eq!((outcome.status, outcome.connects), (77, 3));
+    assert_eq!(outcome.asked, ["audit after None wait false since true"; 3]);
 
     let audit = [lines(&AUDIT[..1], "1", true), lines(&AUDIT[1..2], "2", true)].into();
     let outcome = run(Script { audit, ..Script::default() }, &["audit", "-f"]);

@@ -19,7 +19,7 @@ use crate::ctl::render;
 use crate::ctl::render::style::{Ink, ink};
 use crate::protocol::code::Reason;
 use crate::protocol::message::{AuditQuery, Handle, Issue, Issued, Revoke, TokenInfo, Validate, Verdict, Which};
-use crate::time::wall_now;
+use crate::time::{UnixTime, wall_now};
 use crate::token::TokenId;
 use stage::Stage;
 
@@ -83,7 +83,7 @@ pub fn run() -> ExitCode {
 fn tour(executable: &Path, console: &mut Console) -> Result<(), DemoError> {
     let begun = Instant::now();
     let stage = Stage::new(executable)?;
-    let mut guide = Guide { stage, console, step: 0, client: None };
+    let mut guide = Guide { stage, console, step: 0, client: None, restarted_at: UnixTime::EPOCH };
     let result = guide.steps();
     let Guide { stage, console, .. } = guide;
     if let Err(error) = result {
@@ -108,6 +108,8 @@ struct Guide<'a> {
     console: &'a mut Console,
     step: u32,
     client: Option<Client>,
+    /// When the daemon answered again after it was killed.
+    restarted_at: UnixTime,
 }
 
 impl Guide<'_> {
@@ -205,6 +207,7 @@ impl Guide<'_> {
         let begun = Instant::now();
         self.stage.start()?;
         self.client = Some(self.stage.connect()?);
+        self.restarted_at = wall_now();
         let text =
             format!("killed, started again as pid {}, answering after {}", self.stage.pid(), millis(begun.elapsed()));
         self.shown(&format!("{}\n", ink(Ink::Dim, &text)))?;
@@ -216,9 +219,7 @@ impl Guide<'_> {
         self.heading("Who did what, and when?", "Also what was refused, and through which service or user.")?;
         self.typed(&format!("bearerctl audit --token {id}"))?;
         let lines = self.lines_of(id)?;
-        let rows = render::audit::Rows::new(self.width());
-        let table = lines.iter().fold(rows.header(), |text, line| text + &rows.row(line, wall_now()));
-        self.shown(&table)?;
+        self.shown(&render::audit::table(&lines, wall_now(), self.width()))?;
         for event in ["issue", "use", "revoke"] {
             let there = lines.iter().any(|line| event_of(line).as_deref() == Some(event));
             expect(&format!("a line of the event {event}"), there, || format!("{} lines without it", lines.len()))?;
@@ -241,9 +242,12 @@ impl Guide<'_> {
         for _ in 0..AUDIT_PAGES_MAX {
             let page = self.client()?.audit(&query)?;
             lines.extend(page.lines);
-            if page.end {
+            // A refusal is answered before its line is in the log: the last is waited for.
+            let last_is_there = lines.iter().any(|line| time_of(line).is_some_and(|time| time > self.restarted_at));
+            if page.end && last_is_there {
                 break;
             }
+            query.wait = page.end;
             query.after = Some(page.next);
         }
         Ok(lines)
@@ -309,6 +313,11 @@ fn shortened(info: &TokenInfo) -> String {
 fn event_of(line: &str) -> Option<String> {
     let object: serde_json::Value = serde_json::from_str(line).ok()?;
     object.get("event")?.as_str().map(str::to_owned)
+}
+
+fn time_of(line: &str) -> Option<UnixTime> {
+    let object: serde_json::Value = serde_json::from_str(line).ok()?;
+    object.get("time")?.as_str()?.parse().ok()
 }
 
 fn millis(time: Duration) -> String {

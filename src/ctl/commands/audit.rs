@@ -26,11 +26,11 @@ pub(in crate::ctl) fn run(args: AuditArgs, connect: Connect<'_>, console: &mut C
         query.since = Some(console.now);
     }
     let rows = Rows::new(console.width);
-    let mut titled = false;
+    let mut shown = false;
     loop {
         let lines = match daemon.audit(&query) {
             Ok(lines) => lines,
-            Err(error) if args.follow && error.status() == error::TRY_AGAIN => {
+            Err(error) if args.follow && went_away(&error) => {
                 console.note("bearerctl: the daemon went away; waiting for it\n");
                 daemon = reconnect(connect, error)?;
                 continue;
@@ -39,9 +39,17 @@ pub(in crate::ctl) fn run(args: AuditArgs, connect: Connect<'_>, console: &mut C
         };
         if !lines.lines.is_empty() {
             console.now = wall_now();
-            let title =
-                if console.json || std::mem::replace(&mut titled, true) { String::new() } else { rows.header() };
-            console.print(&lines.lines.iter().fold(title, |text, line| text + &shown(line, &rows, console)))?;
+            let first = !std::mem::replace(&mut shown, true);
+            let text = if console.json {
+                lines.lines.iter().map(|line| commands::json_line(line)).collect()
+            } else if args.follow {
+                let title = if first { rows.header() } else { String::new() };
+                lines.lines.iter().fold(title, |text, line| text + &rows.row(line, console.now))
+            } else {
+                let table = render::audit::table(&lines.lines, console.now, console.width);
+                if first { table } else { format!("\n{table}") }
+            };
+            console.print(&text)?;
         }
         if console.deserted || lines.end && !args.follow {
             break;
@@ -53,14 +61,14 @@ pub(in crate::ctl) fn run(args: AuditArgs, connect: Connect<'_>, console: &mut C
         query.wait = args.follow && lines.end;
         query.after = Some(lines.next);
     }
-    if !titled && !console.json {
+    if !shown && !console.json {
         console.note("No such lines.\n");
     }
     Ok(error::OK)
 }
 
-fn shown(line: &str, rows: &Rows, console: &Console) -> String {
-    if console.json { commands::json_line(line) } else { rows.row(line, console.now) }
+fn went_away(error: &CtlError) -> bool {
+    matches!(error.status(), error::UNREACHABLE | error::TRY_AGAIN)
 }
 
 /// Where the follower was is in the query: nothing is lost or shown twice over a restart of the daemon.
@@ -70,7 +78,7 @@ fn reconnect(connect: Connect<'_>, lost: CtlError) -> Result<Box<dyn Daemon>, Ct
         match connect(Patience::Search) {
             Ok(daemon) => return Ok(daemon),
             Err(error) if begun.elapsed() > RECONNECT_FOR => return Err(error),
-            Err(error) if matches!(error.status(), error::UNREACHABLE | error::TRY_AGAIN) => {}
+            Err(error) if went_away(&error) => {}
             Err(_) => return Err(lost),
         }
         std::thread::sleep(RECONNECT_EVERY);

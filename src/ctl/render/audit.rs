@@ -1,5 +1,5 @@
-//! Audit lines for people: one row each, in a layout that is fixed before the first line is known, so that what comes
-//! later stands below what came before.
+//! Audit lines for people: one row each. What comes line by line has a layout that is fixed before the first is known, so
+//! that what comes later stands below what came before.
 
 use serde_json::{Map, Value};
 
@@ -24,7 +24,16 @@ const NATURAL: [usize; 8] = [11, 22, 22, 26, 24, 25, 16, 12];
 /// Longest remark without a terminal: a note and a reason at their limits.
 const REMARK_MAX: usize = 600;
 
-/// The layout of the rows for a terminal.
+/// Lines that are there all at once, in the layout that suits them. What is no JSON object follows as it is, cleaned.
+pub fn table(lines: &[String], now: UnixTime, room: Option<usize>) -> String {
+    let events = lines.iter().map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
+    let (events, others): (Vec<_>, Vec<_>) = events.zip(lines).partition(|(event, _)| event.is_some());
+    let rows: Vec<Vec<String>> = events.iter().filter_map(|(event, _)| Some(cells(event.as_ref()?, now))).collect();
+    let others: String = others.iter().map(|(_, line)| format!("{}\n", clean(line))).collect();
+    grid::table(&COLUMNS, &rows, room) + &others
+}
+
+/// The layout of rows that come one by one.
 pub struct Rows {
     layout: Layout,
 }
@@ -86,6 +95,8 @@ fn what(event: &str, outcome: &str, reason: &str) -> String {
     let (colour, said) = match outcome {
         "done" | "ok" | "" => return coloured,
         "active" => (Ink::Good, outcome),
+        // A use of bait is an event of its own.
+        _ if reason == event => return coloured,
         _ if reason_is_code(reason) => (Ink::Bad, reason),
         _ => (Ink::Bad, outcome),
     };

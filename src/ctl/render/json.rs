@@ -176,7 +176,7 @@ impl Listing {
     pub fn page(&mut self, tokens: &[TokenInfo]) -> String {
         let mut text = Vec::with_capacity(1024 * tokens.len() + 16);
         for info in tokens {
-            text.extend_from_slice(if std::mem::replace(&mut self.begun, true) { b",\n" } else { b"{\"tokens\":[" });
+            text.extend_from_slice(if std::mem::replace(&mut self.begun, true) { b"," } else { b"{\"tokens\":[" });
             write!(text, "{}", token(info)).expect("memory takes what is written");
         }
         String::from_utf8(text).expect("JSON is UTF-8")

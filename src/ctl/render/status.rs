@@ -76,9 +76,14 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             sentence([
                 store.number("tokens").map(|number| plural(number, "token")),
                 store.number("bytes").map(bytes),
-                store.number("free_bytes").map(|free| format!("{} free", bytes(free))),
+                store.number("free_bytes").map(|free| format!("{} free in it", bytes(free))),
+                store.number("disk_free_bytes").map(|free| format!("{} on its disk", bytes(free))),
                 store.number("generation").map(|number| format!("generation {}", count(number))),
             ]),
+            match store.flag("issue_ok") {
+                Some(false) => ink(Ink::Bad, "no room to issue tokens; revoking goes on: make room on its disk"),
+                _ => String::new(),
+            },
         ];
         section("store", said, store.rest(now));
     }
@@ -105,7 +110,8 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             writable,
             required,
             audit.number("lines").map(|lines| plural(lines, "line")),
-            audit.number("seq").map(|seq| format!("newest seq {}", count(seq))),
+            audit.number("seq").map(|seq| format!("newest seq {seq}")),
+            audit.number("sealed_seq").map(|seq| format!("sealed to {seq}")),
             audit.number("free_bytes").map(|free| format!("{} free", bytes(free))),
         ]);
         let lost = |number: Option<u64>, what: &str| {
@@ -124,7 +130,8 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             lost(audit.number("syslog_dropped"), "messages dropped"),
             lost(audit.number("gaps"), "gaps"),
         ]);
-        section("audit", vec![file, log, beside], audit.rest(now));
+        let fault = audit.text("fault").map_or_else(String::new, |fault| ink(Ink::Bad, &fault));
+        section("audit", vec![file, log, fault, beside], audit.rest(now));
     }
     if let Some(mut clock) = Section::take(&mut object, "clock") {
         let span_behind = clock.number("behind_secs").and_then(span);
@@ -207,7 +214,11 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         Some(Value::Number(number)) => (Vec::new(), number.as_u64().unwrap_or(0)),
         _ => (Vec::new(), 0),
     };
-    let sealed = found.number("sealed_seq").map(|seq| format!("up to seq {}", count(seq)));
+    let sealed = found.number("sealed_seq").map(|seq| format!("up to seq {seq}"));
+    let range = match (found.number("first_seq"), found.number("last_seq")) {
+        (Some(first), Some(last)) => Some(format!("seq {first} to {last}")),
+        _ => None,
+    };
     let unsealed = found.number("unsealed_lines").filter(|lines| *lines > 0);
     let unsealed = unsealed.map(|lines| format!("{} since then", plural(lines, "line")));
     let bad = found.0.remove("first_bad").filter(|bad| !bad.is_null());
@@ -220,13 +231,13 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         let at = sentence([
             bad.text("file"),
             bad.number("line").map(|line| format!("line {}", count(line))),
-            bad.number("seq").map(|seq| format!("seq {}", count(seq))),
+            bad.number("seq").map(|seq| format!("seq {seq}")),
         ]);
         let detail = bad.text("detail").map_or_else(String::new, |detail| format!("\n{detail}"));
         let at = if at.is_empty() { at } else { format!(" at {at}") };
         format!("{}{at}: {}{detail}\n", ink(Ink::Bad, "BROKEN"), damage(&class))
     };
-    let size = sentence([lines, (number > 0).then(|| plural(number, "file"))]);
+    let size = sentence([lines, range, (number > 0).then(|| plural(number, "file"))]);
     let mut card_lines = vec![("checked", size), ("sealed", sentence([sealed, unsealed]))];
     for (nth, file) in files.iter().enumerate() {
         card_lines.push((if nth == 0 { "files" } else { "" }, scalar(file, now)));

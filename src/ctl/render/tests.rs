@@ -229,7 +229,7 @@ fn a_list_at_80_columns() {
     assert_eq!(
         plain(&token::list(&tokens(), now(), Some(80))),
         "\
-ID                 NAME       STATE    EXPIRES   LAST USED  SUBJECT    SCOPES
+ID                 NAME       STATE    ENDS      LAST USED  SUBJECT    SCOPES
 01M844DZG0FAY828T  backup     active   in 29 d   3 min ago  backup     repo:rea…
 01M844E0M8F1V8Q4Z  ci runne…  active   in 9 min  3 s ago    alice      ci:*, de…
 01M844E0M8F1V8Q5A  laptop     revoked  2 h ago   never      laptop     none
@@ -241,7 +241,7 @@ ID                 NAME       STATE    EXPIRES   LAST USED  SUBJECT    SCOPES
 #[test]
 fn a_list_at_200_columns() {
     assert_eq!(plain(&token::list(&tokens(), now(), Some(200))), "\
-ID                          NAME                       STATE    EXPIRES   LAST USED  SUBJECT         SCOPES                                   KIND     THROUGH         USES LEFT  ISSUER  LABELS
+ID                          NAME                       STATE    ENDS      LAST USED  SUBJECT         SCOPES                                   KIND     THROUGH         USES LEFT  ISSUER  LABELS
 01M844DZG0FAY828T5CY4TQKFF  backup                     active   in 29 d   3 min ago  backup          repo:read, repo:write                    machine  restic.service             root
 01M844E0M8F1V8Q4ZC0T2W3K4N  ci runner of the web team  active   in 9 min  3 s ago    alice           ci:*, deploy:staging, deploy:production  session  uid 1000        99         alice   team=web
 01M844E0M8F1V8Q5AAAAAAAAAA  laptop                     revoked  2 h ago   never      laptop          none                                     machine                             root
@@ -254,11 +254,12 @@ fn no_table_is_wider_than_the_terminal() {
     for room in 40..=220 {
         let list = plain(&token::list(&tokens(), now(), Some(room)));
         let rows = audit::Rows::new(Some(room));
-        let lines = plain(&(rows.header() + &AUDIT.map(|line| rows.row(line, now())).concat()));
+        let follow = plain(&(rows.header() + &AUDIT.map(|line| rows.row(line, now())).concat()));
+        let lines = plain(&audit::table(&lines(), now(), Some(room)));
         let card = plain(&token::show(&full(), now(), Some(room)));
         // What stands above the card is one line, and a terminal may break it.
         let status = plain(&status::status(status_object(), now(), Some(room))).split_off(60);
-        for text in [list, lines, card, status] {
+        for text in [list, follow, lines, card, status] {
             let widest = text.lines().map(width).max().unwrap();
             assert!(widest <= room, "{widest} in {room}:\n{text}");
         }
@@ -328,8 +329,8 @@ expires  2026-12-22 17:42:09Z (in 29 d)
 
 #[test]
 fn verdicts_say_why() {
-    let about = |info: TokenInfo, reason, missing: &[&str]| Verdict {
-        active: reason == None,
+    let about = |info: TokenInfo, reason: Option<Reason>, missing: &[&str]| Verdict {
+        active: reason.is_none(),
         reason,
         missing_scopes: missing.iter().map(ToString::to_string).collect(),
         token: Some(Box::new(info)),
@@ -390,18 +391,21 @@ pub(in crate::ctl) const AUDIT: [&str; 6] = [
     "no \u{1b}[2J JSON",
 ];
 
+fn lines() -> Vec<String> {
+    AUDIT.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn audit_lines_at_80_columns() {
-    let rows = audit::Rows::new(Some(80));
     assert_eq!(
-        plain(&(rows.header() + &AUDIT.map(|line| rows.row(line, now())).concat())),
+        plain(&audit::table(&lines(), now(), Some(80))),
         "\
-TIME         EVENT            NAME       ID                THROUGH     REMARK
+TIME         EVENT            NAME    ID                THROUGH      REMARK
 11-22 09:00  start
-17:40:00     issue            backup     01M844DZG0FAY828  session-3…
-17:41:00     use active       backup     01M844DZG0FAY828  nginx.ser…  × 1,250
-17:41:30     use insufficie…  backup     01M844DZG0FAY828  uid 1000    GET /adm…
-17:42:00     revoke           backup     01M844DZG0FAY828  session-3…  laptop l…
+17:40:00     issue            backup  01M844DZG0FAY828  session-3.…
+17:41:00     use active       backup  01M844DZG0FAY828  nginx.serv…  × 1,250
+17:41:30     use insufficie…  backup  01M844DZG0FAY828  uid 1000     GET /admin
+17:42:00     revoke           backup  01M844DZG0FAY828  session-3.…  laptop los…
 no \\u{1b}[2J JSON
 "
     );
@@ -409,16 +413,32 @@ no \\u{1b}[2J JSON
 
 #[test]
 fn audit_lines_at_200_columns() {
-    let rows = audit::Rows::new(Some(200));
-    assert_eq!(plain(&(rows.header() + &AUDIT.map(|line| rows.row(line, now())).concat())), "\
-TIME         EVENT                   NAME                    ID                          THROUGH                   FROM                       SUBJECT           REMARK
+    assert_eq!(plain(&audit::table(&lines(), now(), Some(200))), "\
+TIME         EVENT                   NAME    ID                          THROUGH          FROM           SUBJECT  REMARK
 11-22 09:00  start
-17:40:00     issue                   backup                  01M844DZG0FAY828T5CY4TQKFF  session-3.scope                                      backup
-17:41:00     use active              backup                  01M844DZG0FAY828T5CY4TQKFF  nginx.service             192.0.2.7                  backup            × 1,250
-17:41:30     use insufficient_scope  backup                  01M844DZG0FAY828T5CY4TQKFF  uid 1000                  [2001:db8::1]              backup            GET /admin
-17:42:00     revoke                  backup                  01M844DZG0FAY828T5CY4TQKFF  session-3.scope                                      backup            laptop lost on a train to somewhere, fo…
+17:40:00     issue                   backup  01M844DZG0FAY828T5CY4TQKFF  session-3.scope                 backup
+17:41:00     use active              backup  01M844DZG0FAY828T5CY4TQKFF  nginx.service    192.0.2.7      backup   × 1,250
+17:41:30     use insufficient_scope  backup  01M844DZG0FAY828T5CY4TQKFF  uid 1000         [2001:db8::1]  backup   GET /admin
+17:42:00     revoke                  backup  01M844DZG0FAY828T5CY4TQKFF  session-3.scope                 backup   laptop lost on a train to somewhere, found by nobody yet
 no \\u{1b}[2J JSON
 ");
+}
+
+#[test]
+fn audit_lines_that_come_one_by_one() {
+    let rows = audit::Rows::new(Some(120));
+    assert_eq!(
+        plain(&(rows.header() + &AUDIT.map(|line| rows.row(line, now())).concat())),
+        "\
+TIME         EVENT            NAME           ID                THROUGH        FROM           SUBJECT        REMARK
+11-22 09:00  start
+17:40:00     issue            backup         01M844DZG0FAY828  session-3.sc…                 backup
+17:41:00     use active       backup         01M844DZG0FAY828  nginx.service  192.0.2.7      backup         × 1,250
+17:41:30     use insufficie…  backup         01M844DZG0FAY828  uid 1000       [2001:db8::1]  backup         GET /admin
+17:42:00     revoke           backup         01M844DZG0FAY828  session-3.sc…                 backup         laptop lost…
+no \\u{1b}[2J JSON
+"
+    );
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -429,10 +449,11 @@ pub(in crate::ctl) fn status_object() -> Map<String, Value> {
     object(json!({
         "version": "0.1.0", "pid": 712, "started_at": "2026-11-20T17:42:09.000000Z", "now": "2026-11-23T17:42:09.000000Z",
         "store": {"path": "/var/lib/bearerd/tokens.redb", "tokens": 12345, "generation": 8812, "bytes": 13631488,
-                  "free_bytes": 21474836480u64},
+                  "free_bytes": 4194304, "disk_free_bytes": 21474836480u64, "issue_ok": false},
         "key": {"slot": "1f2e3d4c5b6a7988", "kind": "file", "origin": "/var/lib/bearerd-key/master.key",
                 "note": "a copy of this disk opens the store"},
         "audit": {"file": "/var/log/bearerd/audit.log", "writable": true, "required": true, "seq": 99120, "lines": 99120,
+                  "sealed_seq": 99118, "fault": "no space left on device",
                   "syslog": "/dev/log", "syslog_dropped": 3, "gaps": 0, "free_bytes": 3435973836u64},
         "clock": {"now": "2026-11-23T17:42:09.000000Z", "behind_secs": 7300, "synchronised": false, "unsettled": false},
         "connections": {"now": 12, "refused": 0, "queued": 4},
@@ -449,11 +470,15 @@ fn status_at_80_columns() {
 bearerd 0.1.0, pid 712, up 3 d (since 2026-11-20 17:42:09Z)
 
 store        /var/lib/bearerd/tokens.redb
-             12,345 tokens, 13.0 MiB, 20.0 GiB free, generation 8,812
+             12,345 tokens, 13.0 MiB, 4.0 MiB free in it, 20.0 GiB on its disk,
+             generation 8,812
+             no room to issue tokens; revoking goes on: make room on its disk
 key          file, /var/lib/bearerd-key/master.key, slot 1f2e3d4c5b6a7988
              a copy of this disk opens the store
 audit        /var/log/bearerd/audit.log
-             writable, required, 99,120 lines, newest seq 99,120, 3.2 GiB free
+             writable, required, 99,120 lines, newest seq 99120, sealed to
+             99118, 3.2 GiB free
+             no space left on device
              syslog /dev/log, 3 messages dropped
 clock        2026-11-23 17:42:09Z, not synchronised
              the wall clock is 2 h behind it; once that is right: bearerctl
@@ -478,14 +503,14 @@ fn a_quiet_status_says_that_too() {
 
 #[test]
 fn a_whole_chain_and_a_broken_one() {
-    let whole = json!({"ok": true, "lines": 12345, "first_bad": null, "segments": [{"first_seq": 1}], "unsealed_lines": 5,
+    let whole = json!({"ok": true, "lines": 12345, "first_bad": null, "segments": [{"first_seq": 1}], "first_seq": 7, "last_seq": 12351, "unsealed_lines": 5,
                        "sealed_seq": 12340, "files": ["/var/log/bearerd/audit.log.1", "/var/log/bearerd/audit.log"]});
     assert_eq!(
         plain(&status::verify(object(whole), now(), Some(80))),
         "\
 intact: no line was removed, changed, swapped, inserted or cut off
-checked  12,345 lines, 2 files
-sealed   up to seq 12,340, 5 lines since then
+checked  12,345 lines, seq 7 to 12351, 2 files
+sealed   up to seq 12340, 5 lines since then
 files    /var/log/bearerd/audit.log.1
          /var/log/bearerd/audit.log
 "
@@ -499,7 +524,7 @@ files    /var/log/bearerd/audit.log.1
 BROKEN at /var/log/bearerd/audit.log, line 17, seq 16: the line is not as it was written
 the line's mac does not fit its bytes
 checked  12,345 lines, 1 file
-sealed   up to seq 12,345
+sealed   up to seq 12345
 files    /var/log/bearerd/audit.log
 "
     );

@@ -144,7 +144,7 @@ pub fn list(tokens: &[TokenInfo], now: UnixTime, room: Option<usize>) -> String 
         Column::new("ID", 0, Fit::Cut(distinct(tokens))),
         Column::new("NAME", 0, Fit::Shorten(8)),
         Column::new("STATE", 0, Fit::Whole),
-        Column::new("EXPIRES", 1, Fit::Whole),
+        Column::new("ENDS", 1, Fit::Whole),
         Column::new("LAST USED", 2, Fit::Whole),
         Column::new("SUBJECT", 3, Fit::Shorten(8)),
         Column::new("SCOPES", 4, Fit::Shorten(9)),

@@ -7,13 +7,14 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 365 * DAY;
 
-/// `in 29 d`, `3 min ago`, `now`: one number, rounded to the nearest.
+/// `in 29 d`, `3 min ago`, `just now`: one number, rounded to the nearest.
 pub fn relative(at: UnixTime, now: UnixTime) -> String {
     let (past, micros) =
         if at > now { (false, at.as_micros() - now.as_micros()) } else { (true, now.as_micros() - at.as_micros()) };
     let text = span((micros + 500_000) / 1_000_000);
     match (text, past) {
-        (None, _) => "now".to_owned(),
+        (None, true) => "just now".to_owned(),
+        (None, false) => "now".to_owned(),
         (Some(text), true) => format!("{text} ago"),
         (Some(text), false) => format!("in {text}"),
     }
@@ -101,7 +102,7 @@ mod tests {
     fn relative_times() {
         let now = UnixTime::from_secs(1_800_000_000);
         for (secs, past, future) in [
-            (0, "now", "now"),
+            (0, "just now", "just now"),
             (1, "1 s ago", "in 1 s"),
             (59, "59 s ago", "in 59 s"),
             (60, "1 min ago", "in 1 min"),
