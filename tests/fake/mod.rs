@@ -21,6 +21,7 @@ use bearerd::protocol::message::{
 };
 use bearerd::protocol::{MAGIC, VERSION};
 use bearerd::server::{Class, Counters, Handler, ServerLimits, run};
+use bearerd::service::Now;
 use bearerd::time::UnixTime;
 use bearerd::token::{Kind, TokenId};
 use tempfile::TempDir;
@@ -72,6 +73,32 @@ impl Fake {
         self.finished.load(Ordering::SeqCst)
     }
 
+    async fn later(&self, ask: Ask<'_>) -> Answer {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let answer = match ask {
+            Ask::Validate(validate) => Answer::Verdict(Box::new(verdict(&validate))),
+            Ask::ValidateBatch(batch) => Answer::Verdicts(batch.iter().map(verdict).collect()),
+            Ask::Issue(issue) if issue.name == "forbidden" => {
+                Answer::Error(Failure::new(ErrorCode::NotPermitted, "not for you"))
+            }
+            Ask::Issue(_) => {
+                Answer::Issued(Box::new(Issued { token: SecretText::new(SECRET.to_owned()), info: info() }))
+            }
+            Ask::Revoke(revoke) => {
+                Answer::Changed(Changed { count: 1, ids: vec![id()], dry_run: revoke.dry_run, still_good: Vec::new() })
+            }
+            Ask::Show(handle) => self.show(&handle.0).await,
+            Ask::List(_) => Answer::Tokens(Tokens { tokens: vec![info(), info()], next: Some(id()) }),
+            Ask::Status => Answer::Json(r#"{"status":true}"#.to_owned()),
+            Ask::Audit(_) => Answer::AuditLines(AuditLines { lines: vec!["{}".into()], next: "n".into(), end: true }),
+            Ask::AuditSummary(handle) => Answer::Json(format!("{{\"of\":\"{}\"}}", handle.0)),
+            Ask::AuditVerify => Answer::Json(r#"{"verified":true}"#.to_owned()),
+            Ask::ClockReset => Answer::Time(UnixTime::from_secs(1_800_000_000)),
+        };
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        answer
+    }
+
     async fn show(&self, handle: &str) -> Answer {
         if let Some(bytes) = handle.strip_prefix("big ") {
             return Answer::Json("x".repeat(bytes.parse().unwrap()));
@@ -100,37 +127,13 @@ impl Handler for Fake {
         }
     }
 
-    fn answer_now(&self, _: &u32, ask: &Ask<'_>) -> Option<Answer> {
-        let Ask::Validate(validate) = ask else { return None };
-        self.answered_now.fetch_add(1, Ordering::SeqCst);
-        Some(Answer::Verdict(Box::new(verdict(validate))))
-    }
-
-    async fn answer(self: Arc<Self>, _: Arc<u32>, request: Zeroizing<Vec<u8>>) -> Answer {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let request: Request<'_> = codec::decode(&request).expect("the server has decoded it before");
-        let answer = match request.body {
-            Ask::Validate(validate) => Answer::Verdict(Box::new(verdict(&validate))),
-            Ask::ValidateBatch(batch) => Answer::Verdicts(batch.iter().map(verdict).collect()),
-            Ask::Issue(issue) if issue.name == "forbidden" => {
-                Answer::Error(Failure::new(ErrorCode::NotPermitted, "not for you"))
-            }
-            Ask::Issue(_) => {
-                Answer::Issued(Box::new(Issued { token: SecretText::new(SECRET.to_owned()), info: info() }))
-            }
-            Ask::Revoke(revoke) => {
-                Answer::Changed(Changed { count: 1, ids: vec![id()], dry_run: revoke.dry_run, still_good: Vec::new() })
-            }
-            Ask::Show(handle) => self.show(&handle.0).await,
-            Ask::List(_) => Answer::Tokens(Tokens { tokens: vec![info(), info()], next: Some(id()) }),
-            Ask::Status => Answer::Json(r#"{"status":true}"#.to_owned()),
-            Ask::Audit(_) => Answer::AuditLines(AuditLines { lines: vec!["{}".into()], next: "n".into(), end: true }),
-            Ask::AuditSummary(handle) => Answer::Json(format!("{{\"of\":\"{}\"}}", handle.0)),
-            Ask::AuditVerify => Answer::Json(r#"{"verified":true}"#.to_owned()),
-            Ask::ClockReset => Answer::Time(UnixTime::from_secs(1_800_000_000)),
-        };
-        self.finished.fetch_add(1, Ordering::SeqCst);
-        answer
+    fn answer(self: &Arc<Self>, _: &Arc<u32>, ask: &Ask<'_>) -> Now {
+        if let Ask::Validate(validate) = ask {
+            self.answered_now.fetch_add(1, Ordering::SeqCst);
+            return Now::Ready(Answer::Verdict(Box::new(verdict(validate))));
+        }
+        let (fake, ask) = (Arc::clone(self), Zeroizing::new(codec::encode(ask)));
+        Now::Later(Box::pin(async move { fake.later(codec::decode(&ask).expect("just encoded")).await }))
     }
 
     fn refused_connection(&self, peer: &Peer, code: ErrorCode) {
