@@ -2,9 +2,7 @@
 
 mod fake;
 
-use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -212,6 +210,7 @@ fn many_callers_share_one_connection() {
         for task in slow {
             task.await.unwrap().unwrap();
         }
+        // Spawned: the client's futures may go to other threads.
         let quick: Vec<_> = (0..1000)
             .map(|n| {
                 let client = client.clone();
@@ -592,13 +591,5 @@ fn a_late_reply_is_nobody_elses() {
                 assert!(!client.validate(&validate("bad")).await.unwrap().active);
             }),
         }
-    }
-}
-
-/// Futures of the client can be spawned.
-fn _is_send(client: Arc<asynchronous::Client>) -> impl Future<Output = ()> + Send {
-    async move {
-        let _ = client.validate(&validate("x")).await;
-        let _ = client.issue(&Issue::default()).await;
     }
 }
