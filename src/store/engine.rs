@@ -41,12 +41,13 @@ impl Engine {
         read(&txn)
     }
 
-    /// Closes the database in good order.
+    /// Closes the database in good order, and gives the lock back.
     pub(super) fn close(&self) -> Result<(), StoreError> {
-        match self.take() {
+        let closed = match self.take() {
             Some(db) => db.close().map_err(|error| StoreError::NotWritten(cause(error))),
             None => Ok(()),
-        }
+        };
+        closed.and(self.medium.disk.unlock().map_err(|error| io_error("unlocked", error)))
     }
 
     /// Drops the database, as it is.

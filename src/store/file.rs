@@ -1,4 +1,7 @@
 //! A store file before its key is known: locked, its format checked, its header readable.
+//!
+//! Invariant: nothing is written to a file with a store in it before [`super::Store::open`] has accepted it. A file that
+//! is refused is as it was, byte for byte.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -55,10 +58,11 @@ impl StoreFile {
             return Err(StoreError::AlreadyOpen);
         }
         let len = disk.len().map_err(|error| io_error("read", error))?;
-        let medium = Medium::new(disk);
         if len == 0 {
-            return Ok(Self { medium, options, open: None });
+            return Ok(Self { medium: Medium::new(disk), options, open: None });
         }
+        // Opening the engine writes, and so does closing it: not before the store is accepted.
+        let medium = Medium::staged(disk);
         let db = engine::open(&medium, options.cache_bytes, options.check)?;
         let header = read_header(&db)?;
         Ok(Self { medium, options, open: Some((db, header)) })
@@ -129,6 +133,7 @@ impl StoreFile {
     pub(super) fn into_engine(self, sealer: &dyn Sealer) -> Result<(Engine, Standing), StoreError> {
         let (db, _) = self.open.ok_or(StoreError::Empty)?;
         let standing = read_standing(&db.begin_read().map_err(read_error)?, sealer)?;
+        self.medium.release().map_err(|error| io_error("written", error))?;
         Ok((Engine::new(self.medium, self.options.cache_bytes, db), standing))
     }
 }

@@ -31,7 +31,6 @@ mod usage;
 mod writer;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -58,6 +57,7 @@ use self::usage::{Asks, Usage};
 use self::writer::Writer;
 use crate::time::{Clock, Mark, UnixTime};
 use crate::token::TokenId;
+use crate::vault::Keyring;
 
 /// Seals what the store keeps to its place in it, and hides what it looks things up by.
 pub trait Sealer: Send + Sync + 'static {
@@ -70,6 +70,20 @@ pub trait Sealer: Send + Sync + 'static {
     fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealBroken>;
     /// A keyed hash of `value`, another one for each `tag`.
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16];
+}
+
+impl Sealer for Keyring {
+    fn seal(&self, table: &str, key: &[u8], plain: &[u8]) -> Vec<u8> {
+        Keyring::seal(self, table, key, plain)
+    }
+
+    fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealBroken> {
+        Keyring::open(self, table, key, sealed).map_err(|_| SealBroken)
+    }
+
+    fn index(&self, tag: &str, value: &[u8]) -> [u8; 16] {
+        Keyring::index(self, tag, value)
+    }
 }
 
 /// A sealed value that does not open.
@@ -134,10 +148,18 @@ pub struct Lookup {
     pub record: Option<Arc<TokenRecord>>,
 }
 
-/// The open store. Dropped without [`Store::stop`] it ends as after a kill: nothing answered is lost.
+/// The open store; clones are the same one. When the last is dropped without [`Store::stop`] it ends as after a kill:
+/// nothing that was answered is lost.
+#[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    writer: Arc<WriterThread>,
+}
+
+/// The writer's thread, which ends with the last handle.
+struct WriterThread {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the audit asked to have stored.
@@ -222,12 +244,13 @@ impl Store {
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
-        let writer = Writer::start(Arc::clone(&shared), standing)?;
+        let commits = Writer::start(Arc::clone(&shared), standing)?;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || commits.run())
             .map_err(|error| io_error("written by a thread of its own", error))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let writer = Arc::new(WriterThread { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, writer })
     }
 
     /// Runs a job in the writer's next transaction and returns what it returned, once that is durable. A job that
@@ -273,17 +296,21 @@ impl Store {
     /// One page of the tokens that `wanted` wants. Reads the disk: for a thread that may block.
     ///
     /// # Errors
-    /// As [`Self::lookup`].
-    pub fn scan(&self, scan: &Scan, wanted: impl FnMut(&TokenRecord) -> bool) -> Result<Page, StoreError> {
-        self.read(|txn, sealer| scan::page(txn, sealer, scan, wanted))
+    /// As [`Self::lookup`], and what `wanted` returns.
+    pub fn scan(
+        &self,
+        scan: Scan,
+        wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
+    ) -> Result<Page, StoreError> {
+        self.read(|txn, sealer| scan::page(txn, sealer, &scan, wanted))
     }
 
     /// Ids from `first` to `last`, at most `max`: with 2, whether the prefix of an id is unambiguous.
     ///
     /// # Errors
     /// As [`Self::lookup`].
-    pub fn ids_between(&self, first: TokenId, last: TokenId, max: usize) -> Result<Vec<TokenId>, StoreError> {
-        self.read(|txn, _| scan::ids_between(txn, first, last, max))
+    pub fn find_between(&self, first: TokenId, last: TokenId, max: usize) -> Result<Vec<TokenId>, StoreError> {
+        self.read(|txn, _| scan::find_between(txn, first, last, max))
     }
 
     /// Tokens in the order of their expiry, after `after` and up to `until`, at most `limit`: what the sweeper walks.
@@ -312,9 +339,9 @@ impl Store {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// Notes a use of a token; written back within seconds, and at stop.
-    pub fn note_use(&self, id: TokenId, at: UnixTime, unit: Option<&str>, uid: u32, from: Option<IpAddr>) {
-        if self.shared.usage.note(id, at, unit, uid, from) != Asks::Nothing {
+    /// Notes uses of a token (`count` of them, these the circumstances of the last); written back within seconds, and at stop.
+    pub fn note_use(&self, id: TokenId, noted: LastUse) {
+        if self.shared.usage.note(id, noted) != Asks::Nothing {
             self.shared.queue.nudge();
         }
     }
@@ -377,11 +404,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::write`]; the store is closed all the same.
-    pub async fn stop(mut self) -> Result<(), StoreError> {
+    pub async fn stop(&self) -> Result<(), StoreError> {
         let (done, stopped) = oneshot::channel();
         self.shared.queue.end(Ending::Stop(done))?;
         let result = stopped.await.unwrap_or_else(|_| Err(self.shared.stopped()));
-        self.join();
+        self.writer.join();
         result
     }
 
@@ -402,17 +429,21 @@ impl Store {
             result => result,
         }
     }
+}
 
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
+impl WriterThread {
+    /// Waits for its end, which has been asked for.
+    fn join(&self) {
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // The writer catches its panics itself.
             let _ = thread.join();
         }
     }
 }
 
-impl Drop for Store {
+impl Drop for WriterThread {
     fn drop(&mut self) {
+        // Refused when it has ended already.
         let _ = self.shared.queue.end(Ending::Abandon);
         self.join();
     }

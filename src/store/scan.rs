@@ -76,7 +76,7 @@ pub(super) fn page(
     txn: &ReadTransaction,
     sealer: &dyn Sealer,
     scan: &Scan,
-    mut wanted: impl FnMut(&TokenRecord) -> bool,
+    mut wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
 ) -> Result<Page, StoreError> {
     let tokens = txn.open_table(TOKENS).map_err(read_error)?;
     let mut page = Page { records: Vec::new(), next: None };
@@ -106,7 +106,7 @@ pub(super) fn page(
                 let id = TokenId::from_bytes(*id.value());
                 last = Some(id);
                 let record = schema::open_record(sealer, id, sealed.value())?;
-                if wanted(&record) {
+                if wanted(&record)? {
                     page.records.push(record);
                 }
             }
@@ -127,7 +127,7 @@ pub(super) fn page(
                     return Err(StoreError::Damaged { what: "the index names a token that is not there".into() });
                 };
                 let record = schema::open_record(sealer, id, sealed.value())?;
-                if tag.holds(&record, value) && wanted(&record) {
+                if tag.holds(&record, value) && wanted(&record)? {
                     page.records.push(record);
                 }
             }
@@ -137,7 +137,7 @@ pub(super) fn page(
 }
 
 /// Ids from `first` to `last`, at most `max` of them: whether a prefix of an id is unambiguous.
-pub(super) fn ids_between(
+pub(super) fn find_between(
     txn: &ReadTransaction,
     first: TokenId,
     last: TokenId,

@@ -20,6 +20,7 @@ pub(crate) fn record(id: TokenId, version: u64) -> TokenRecord {
         digest: Digest([7; 32]),
         name: "test".to_owned(),
         subject: "alice".to_owned(),
+        subject_uid: None,
         issuer: "alice".to_owned(),
         issuer_uid: 1000,
         scopes: ScopeSet::default(),

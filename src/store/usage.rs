@@ -5,12 +5,10 @@
 //! shard that fills up asks for.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::LastUse;
-use crate::time::UnixTime;
 use crate::token::TokenId;
 
 const SHARDS: usize = 64;
@@ -65,26 +63,23 @@ impl Default for Usage {
 }
 
 impl Usage {
-    /// Counts one use of a token.
-    pub(super) fn note(&self, id: TokenId, at: UnixTime, unit: Option<&str>, uid: u32, from: Option<IpAddr>) -> Asks {
+    /// Counts uses of a token.
+    pub(super) fn note(&self, id: TokenId, noted: LastUse) -> Asks {
         let mut shard = self.shard(id);
         let fill = shard.len();
         match shard.get_mut(&id) {
-            Some(last) => {
-                last.count += 1;
-                if at >= last.at {
-                    (last.at, last.uid, last.from) = (at, uid, from);
-                    // Mostly the same unit as before: no allocation.
-                    if last.unit.as_deref() != unit {
-                        last.unit = unit.map(str::to_owned);
-                    }
+            Some(there) => {
+                let count = there.count.saturating_add(noted.count);
+                if noted.at >= there.at {
+                    *there = noted;
                 }
+                there.count = count;
             }
             None if fill >= SHARD_MAX => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+                self.lost.fetch_add(noted.count, Ordering::Relaxed);
             }
             None => {
-                shard.insert(id, LastUse { at, unit: unit.map(str::to_owned), uid, from, count: 1 });
+                shard.insert(id, noted);
             }
         }
         drop(shard);
@@ -207,6 +202,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::time::UnixTime;
 
     const AT: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -214,6 +210,10 @@ mod tests {
         let mut bytes = [0; 16];
         bytes[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         TokenId::from_bytes(bytes)
+    }
+
+    fn used(at: UnixTime, unit: Option<&str>, uid: u32) -> LastUse {
+        LastUse { at, unit: unit.map(str::to_owned), uid, from: None, count: 1 }
     }
 
     fn on_disk(count: u64) -> impl Fn() -> Result<Option<LastUse>, Infallible> {
@@ -228,15 +228,15 @@ mod tests {
     #[test]
     fn a_use_is_counted_once_wherever_it_is() {
         let usage = Usage::default();
-        assert_eq!(usage.note(id(1), AT, Some("a.service"), 7, None), Asks::Timer);
-        assert_eq!(usage.note(id(1), AT, Some("b.service"), 8, None), Asks::Nothing);
+        assert_eq!(usage.note(id(1), used(AT, Some("a.service"), 7)), Asks::Timer);
+        assert_eq!(usage.note(id(1), used(AT, Some("b.service"), 8)), Asks::Nothing);
         assert_eq!(count(&usage, 1, 10), 12);
 
         let batch = usage.begin(|_| on_disk(10)()).expect("infallible");
         assert_eq!((batch.len(), batch[0].1.count, batch[0].1.unit.as_deref()), (1, 12, Some("b.service")));
         // In flight: whether the disk holds it yet makes no difference.
         assert_eq!((count(&usage, 1, 10), count(&usage, 1, 12)), (12, 12));
-        assert_eq!(usage.note(id(1), AT, None, 9, None), Asks::Timer);
+        assert_eq!(usage.note(id(1), used(AT, None, 9)), Asks::Timer);
         assert_eq!((count(&usage, 1, 10), count(&usage, 1, 12)), (13, 13));
         // Not written: as before, with what came since.
         usage.not_written();
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn a_disk_that_cannot_be_read_loses_nothing() {
         let usage = Usage::default();
-        usage.note(id(1), AT, None, 7, None);
-        usage.note(id(2), AT, None, 7, None);
+        usage.note(id(1), used(AT, None, 7));
+        usage.note(id(2), used(AT, None, 7));
         assert_eq!(usage.begin(|_| Err::<Option<LastUse>, _>("EIO")).expect_err("fails"), "EIO");
         usage.not_written();
         assert_eq!((count(&usage, 1, 0), count(&usage, 2, 0)), (1, 1));
@@ -263,8 +263,8 @@ mod tests {
     #[test]
     fn an_older_use_counts_but_does_not_replace_a_newer_one() {
         let usage = Usage::default();
-        usage.note(id(1), AT, Some("new.service"), 1, None);
-        usage.note(id(1), UnixTime::EPOCH, Some("old.service"), 2, None);
+        usage.note(id(1), used(AT, Some("new.service"), 1));
+        usage.note(id(1), used(UnixTime::EPOCH, Some("old.service"), 2));
         let last = usage.last(id(1), || Ok::<_, Infallible>(None)).expect("infallible").expect("used");
         assert_eq!((last.count, last.uid, last.unit.as_deref()), (2, 1, Some("new.service")));
     }
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_fullness_is_told_once() {
         let usage = Usage::default();
-        let asked: Vec<Asks> = (0..200_000).map(|n| usage.note(id(n), AT, None, 1, None)).collect();
+        let asked: Vec<Asks> = (0..200_000).map(|n| usage.note(id(n), used(AT, None, 1))).collect();
         assert_eq!(asked.iter().filter(|&&asks| asks == Asks::Now).count(), 1);
         assert!(usage.is_urgent());
         assert!(usage.lost() > 100_000);
