@@ -3,11 +3,12 @@
 mod simdisk;
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use bearerd::store::{Boot, Effect, FileOptions, Store, StoreError, StoreFile, Txn};
+use bearerd::vault::{KeyHeader, KeySource, Keyring};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 use simdisk::{HEADER, SimDisk, TestSealer, block_on, clock, create, ending, id, open, quiet, token};
@@ -201,6 +202,34 @@ mod refusals {
         }
         assert!(found >= 5, "{found} damaged pages found");
     }
+
+    /// I5: without the check, damage is an error where it is met: never a wrong record, and no panic comes out.
+    #[test]
+    fn a_damaged_page_never_gives_a_wrong_record() {
+        let whole = a_store();
+        let mut met = 0;
+        for (page, spoil) in (1..whole.len() / 4096).flat_map(|page| [(page, 0x55), (page, 0xff)]) {
+            let mut image = whole.clone();
+            image[page * 4096..page * 4096 + 64].iter_mut().for_each(|byte| *byte ^= spoil);
+            let disk = SimDisk::of(image);
+            let (store, boot) = match open(&disk) {
+                Ok(opened) => opened,
+                Err(_) => {
+                    met += 1;
+                    continue;
+                }
+            };
+            assert_eq!(boot.generation, 50);
+            for n in 0..50 {
+                match store.lookup(id(n)) {
+                    Ok(found) => assert!(found.record.is_none_or(|found| *found == token(n)), "page {page}"),
+                    Err(_) => met += 1,
+                }
+            }
+            let _ = block_on(store.write(|txn: &mut Txn<'_>| txn.remove(id(7))));
+        }
+        assert!(met >= 5, "{met}");
+    }
 }
 
 /// Without the key: how many tokens, when they were issued and expire, which share an owner or label; nothing else.
@@ -271,6 +300,27 @@ mod real_files {
         assert!(there.blocks() * 512 >= 12 << 20, "{} blocks", there.blocks());
         let (_, boot) = open_real(&path).unwrap();
         assert!(boot.clean_stop);
+    }
+
+    /// The keys that the daemon seals with, and the header that opens them again.
+    #[test]
+    fn a_store_opens_with_its_keyring_and_with_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let path = dir.path().join("tokens.redb");
+        let source = KeySource::create_file(&dir.path().join("master.key")).unwrap();
+        let (keyring, header) = Keyring::create(&source, simdisk::START).unwrap();
+        let file = StoreFile::from_file(real(&path), FileOptions::default()).unwrap();
+        let store = Store::create(file, &header.encode(), Arc::new(keyring), clock(), quiet()).unwrap();
+        issue_some(&store, 0..5);
+        drop(store);
+        let file = StoreFile::from_file(real(&path), FileOptions::default()).unwrap();
+        let header = KeyHeader::decode(file.header().unwrap()).unwrap();
+        let (other, _) = Keyring::create(&source, simdisk::START).unwrap();
+        assert!(matches!(file.boot(&other), Err(StoreError::Broken { .. })));
+        let keyring = Keyring::unlock(&header, &source).unwrap();
+        let (store, boot) = Store::open(file, Arc::new(keyring), clock(), quiet()).unwrap();
+        assert_eq!((boot.outbox.len(), store.lookup(id(3)).unwrap().record.unwrap().name.as_str()), (5, "token 3"));
     }
 
     /// The file may be given its name once the store is whole in it.

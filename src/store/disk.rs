@@ -310,3 +310,113 @@ impl redb::StorageBackend for Backend {
         disk.write(offset, data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redb::StorageBackend;
+
+    use super::*;
+
+    /// Zeros of any length, and a count of syncs, which all fail.
+    #[derive(Debug, Default)]
+    struct FailingSync {
+        len: AtomicU64,
+        syncs: AtomicU64,
+    }
+
+    impl Disk for FailingSync {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.len.load(Ordering::Relaxed))
+        }
+
+        fn read(&self, _: u64, out: &mut [u8]) -> io::Result<()> {
+            out.fill(0);
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.len.store(len, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            Err(io::Error::from_raw_os_error(5))
+        }
+
+        fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn available(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn try_lock(&self) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn unlock(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_tried_again() {
+        let disk = Arc::new(FailingSync::default());
+        let medium = Medium::new(Arc::clone(&disk) as Arc<dyn Disk>);
+        for _ in 0..3 {
+            // Another opening of the engine makes no difference.
+            assert!(medium.backend().expect("len").sync_data().is_err());
+        }
+        assert!(medium.gauge.sync_failed());
+        assert_eq!(disk.syncs.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn the_file_is_never_made_shorter() {
+        let disk = Arc::new(FailingSync::default());
+        let medium = Medium::new(Arc::clone(&disk) as Arc<dyn Disk>);
+        let backend = medium.backend().expect("len");
+        backend.set_len(100_000).expect("longer");
+        backend.set_len(40_000).expect("shorter");
+        assert_eq!((backend.len().expect("len"), Disk::len(&*disk).expect("len")), (40_000, 100_000));
+        assert_eq!(medium.gauge.take(), (0, 100_000));
+        assert_eq!(medium.gauge.allocated_past(100_000), KEPT);
+        // The next opening has all of it.
+        assert_eq!(medium.backend().expect("len").len().expect("len"), 100_000);
+    }
+
+    #[test]
+    fn staged_writes_are_seen_and_come_to_the_disk_only_when_released() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(8192).expect("its length");
+        let disk = Arc::new(FileDisk::new(file));
+        let medium = Medium::staged(Arc::clone(&disk) as Arc<dyn Disk>);
+        let backend = medium.backend().expect("len");
+        backend.write(4096, &[1; 100]).expect("staged");
+        backend.write(4096, &[2; 100]).expect("staged over it");
+        backend.write(4100, &[3; 4]).expect("staged within it");
+        backend.set_len(12_288).expect("staged");
+        backend.write(8192, &[4; 10]).expect("staged past the end");
+        backend.sync_data().expect("nothing to sync");
+        let read = |backend: &Backend, offset, len| {
+            let mut bytes = vec![9; len];
+            backend.read(offset, &mut bytes).map(|()| bytes)
+        };
+        assert_eq!(read(&backend, 4094, 8).expect("read"), [0, 0, 2, 2, 2, 2, 3, 3]);
+        assert_eq!(read(&backend, 8190, 4).expect("read"), [0, 0, 4, 4]);
+        let mut on_disk = [9; 8192];
+        disk.read(0, &mut on_disk).expect("read");
+        assert_eq!((on_disk, Disk::len(&*disk).expect("len")), ([0; 8192], 8192));
+        medium.release().expect("released");
+        assert_eq!(read(&medium.backend().expect("len"), 4094, 8).expect("read"), [0, 0, 2, 2, 2, 2, 3, 3]);
+        backend.write(0, &[7]).expect("written");
+        disk.read(0, &mut on_disk).expect("read");
+        assert_eq!((on_disk[0], on_disk[4103], on_disk[4104]), (7, 3, 2));
+    }
+}

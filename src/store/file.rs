@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
 
 use super::disk::{Disk, FileDisk, Medium};
-use super::engine::{self, Engine, io_error};
+use super::engine::{self, Engine, guarded, io_error};
 use super::error::{StoreError, cause, read_error};
 use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, Tables};
 use super::{Boot, Sealer};
@@ -64,7 +64,7 @@ impl StoreFile {
         // Opening the engine writes, and so does closing it: not before the store is accepted.
         let medium = Medium::staged(disk);
         let db = engine::open(&medium, options.cache_bytes, options.check)?;
-        let header = read_header(&db)?;
+        let header = guarded(|| read_header(&db))?;
         Ok(Self { medium, options, open: Some((db, header)) })
     }
 
@@ -85,6 +85,10 @@ impl StoreFile {
     /// [`StoreError::Empty`] for a new file; [`StoreError::Broken`] with the wrong key; as reading.
     pub fn boot(&self, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let (db, _) = self.open.as_ref().ok_or(StoreError::Empty)?;
+        guarded(|| Self::read_boot(db, sealer))
+    }
+
+    fn read_boot(db: &Database, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let txn = db.begin_read().map_err(read_error)?;
         let standing = read_standing(&txn, sealer)?;
         let meta = txn.open_table(META).map_err(read_error)?;
@@ -132,7 +136,7 @@ impl StoreFile {
     /// The engine of a file that has a store.
     pub(super) fn into_engine(self, sealer: &dyn Sealer) -> Result<(Engine, Standing), StoreError> {
         let (db, _) = self.open.ok_or(StoreError::Empty)?;
-        let standing = read_standing(&db.begin_read().map_err(read_error)?, sealer)?;
+        let standing = guarded(|| read_standing(&db.begin_read().map_err(read_error)?, sealer))?;
         self.medium.release().map_err(|error| io_error("written", error))?;
         Ok((Engine::new(self.medium, self.options.cache_bytes, db), standing))
     }

@@ -40,6 +40,8 @@ pub enum Fail {
     Write,
     /// Writes fail with ENOSPC.
     WriteFull,
+    /// Writes are done, and fail all the same.
+    WriteDone,
     /// Syncs fail with EIO.
     Sync,
 }
@@ -245,16 +247,17 @@ impl Disk for Handle {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        match state.fails(&[Fail::Write, Fail::WriteFull]) {
+        let fails = state.fails(&[Fail::Write, Fail::WriteFull, Fail::WriteDone]);
+        match fails {
             Some(Fail::WriteFull) => return Err(io::Error::from_raw_os_error(ENOSPC)),
-            Some(_) => return Err(io::Error::from_raw_os_error(EIO)),
-            None => {}
+            Some(Fail::Write) => return Err(io::Error::from_raw_os_error(EIO)),
+            _ => {}
         }
         state.take_blocks(offset, data.len() as u64)?;
         let range = offset as usize..offset as usize + data.len();
         state.bytes.get_mut(range).expect("the engine writes inside the file").copy_from_slice(data);
         state.log.push(Event::Write(offset, data.to_vec()));
-        Ok(())
+        fails.map_or(Ok(()), |_| Err(io::Error::from_raw_os_error(EIO)))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
