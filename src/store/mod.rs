@@ -244,10 +244,10 @@ impl Store {
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
-        let commits = Writer::start(Arc::clone(&shared), standing)?;
+        let first_committed = Writer::start(Arc::clone(&shared), standing)?;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || commits.run())
+            .spawn(move || first_committed.run())
             .map_err(|error| io_error("written by a thread of its own", error))?;
         let writer = Arc::new(WriterThread { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) });
         Ok(Self { shared, writer })
