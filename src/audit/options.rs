@@ -34,8 +34,8 @@ pub enum AuditError {
     /// The log knows of changes that the store does not: an older store was put back, and revoked tokens would live
     /// again. Nothing has been written. The daemon refuses to start until an administrator accepts it.
     #[error(
-        "the store is older than the audit log (generation {store}, the log knows {}): a backup was put back; \
-         `bearerd restore --accept-rollback` re-applies the revocations that the log knows", report.newest_generation
+        "the store is older than the audit log (generation {store}, the log knows {}): a backup was put back, and tokens \
+         revoked since would be good again; put the newer store back, or keep this one unused", report.newest_generation
     )]
     RolledBack {
         /// The store's generation.

@@ -362,7 +362,7 @@ impl Writer {
             }
             shared.counters.flooded.store(budget.flooded(), Relaxed);
         }
-        if self.syslog_untold > 0 && boottime.saturating_sub(self.syslog_told_at) >= SEAL_EVERY {
+        if self.syslog_untold > 0 && (all || boottime.saturating_sub(self.syslog_told_at) >= SEAL_EVERY) {
             let count = std::mem::take(&mut self.syslog_untold);
             self.syslog_told_at = boottime;
             let mut event = AuditEvent::new(EventKind::Gap, now);

@@ -207,7 +207,7 @@ fn open_audit(
         coalesce: settings.coalesce,
         max_wait: settings.max_wait,
         syslog: settings.syslog.clone(),
-        group: nix::unistd::Group::from_name(LOG_GROUP).ok().flatten().map(|group| group.gid.as_raw()),
+        group: log_group(),
         ..AuditOptions::new(settings.file.clone())
     };
     let damaged = |what: &str| Failure::Store {
@@ -237,6 +237,13 @@ fn open_audit(
     let (audit, report) = Audit::open(options, key, boot, clock, on_seal)?;
     say(&report, unlocked, remarks);
     Ok((audit, stored))
+}
+
+/// The group that may read the log, if we may give a file to it.
+fn log_group() -> Option<u32> {
+    let group = nix::unistd::Group::from_name(LOG_GROUP).ok().flatten()?.gid;
+    let ours = nix::unistd::geteuid().is_root() || nix::unistd::getgroups().is_ok_and(|groups| groups.contains(&group));
+    ours.then(|| group.as_raw())
 }
 
 /// What the log looked like, where it was not as it was left.

@@ -8,14 +8,17 @@
 //! connection keeps its place, so that coming back does not get round the limits. (`docs/protocol.md`)
 
 use std::future::Future;
-use std::pin::Pin;
+use std::os::fd::AsRawFd;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{future, io};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use nix::sys::socket::{self, MsgFlags};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::task;
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
@@ -70,12 +73,17 @@ pub(super) async fn serve<H: Handler>(
         half_closed: false,
         said_goodbye: false,
         stalled: None,
+        finish_by: None,
         alarm: None,
     };
     let end = future::poll_fn(|cx| connection.poll(cx)).await;
     let counters = &shared.counters;
     match &end {
         End::Done => {}
+        End::GaveUp => {
+            debug!(uid = peer.uid, pid = peer.pid, "gave up on what a peer had asked for");
+            return;
+        }
         End::Gone => debug!(uid = peer.uid, pid = peer.pid, "the peer went away"),
         End::CutOff => {
             Counters::add(&counters.cut_off);
@@ -118,6 +126,8 @@ enum End {
     Done,
     /// The socket is closed or broken.
     Gone,
+    /// The peer sends nothing more, and what it asked for takes too long.
+    GaveUp,
     /// The peer took no byte for too long.
     CutOff,
     /// The peer broke the protocol, or a limit; it is told so.
@@ -156,6 +166,8 @@ struct Connection<'a, H: Handler, F, B> {
     begun: Option<Instant>,
     /// When the peer must have taken a byte.
     stalled: Option<Instant>,
+    /// When what is in flight must be done: a peer that has closed looks at first like one that will send no more.
+    finish_by: Option<Instant>,
     /// Set late and let go off early: a deadline that is met costs no timer.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -206,7 +218,8 @@ where
                 return Poll::Ready(End::Done);
             }
             if budget == 0 {
-                cx.waker().wake_by_ref();
+                // Not `wake_by_ref`: the runtime would look at its sockets only after many such turns.
+                let _ = pin!(task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
             if stopping || self.half_closed || self.in_flight_full() || self.output_full() {
@@ -215,7 +228,10 @@ where
                 break;
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) => self.half_closed = true,
+                Poll::Ready(Ok(0)) => {
+                    self.half_closed = true;
+                    self.finish_by = Some(Instant::now() + self.shared.limits.finish);
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
@@ -316,7 +332,9 @@ where
     }
 
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Some(next) = [self.begun, self.stalled].into_iter().flatten().min() else { return Poll::Pending };
+        let Some(next) = [self.begun, self.stalled, self.finish_by].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(time::sleep_until(next)));
         if alarm.is_elapsed() || alarm.deadline() > next {
             alarm.as_mut().reset(next);
@@ -324,14 +342,36 @@ where
         loop {
             ready!(alarm.as_mut().poll(cx));
             let now = Instant::now();
-            if self.stalled.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(End::CutOff);
+            let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+            if over(self.finish_by) {
+                return Poll::Ready(End::GaveUp);
             }
-            if self.begun.is_some_and(|deadline| deadline <= now) {
+            if over(self.stalled) {
+                if !self.takes_a_byte() {
+                    return Poll::Ready(End::CutOff);
+                }
+                self.stalled = Some(now + self.shared.limits.write_stall);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if over(self.begun) {
                 let message = if self.greeted { "a frame was begun and not finished" } else { "no whole hello came" };
                 return Poll::Ready(End::Refused(Failure::new(ErrorCode::TooSlow, format!("{message} in time"))));
             }
             alarm.as_mut().reset(next);
+        }
+    }
+
+    /// Whether the peer has made room after all: the kernel calls a socket writable only when most of it was read, so
+    /// that one who reads slowly but steadily looks like one who does not read.
+    fn takes_a_byte(&mut self) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match socket::send(self.stream.as_raw_fd(), self.output.pending(), flags) {
+            Ok(count) => {
+                self.output.advance(count);
+                count > 0
+            }
+            Err(_) => false,
         }
     }
 

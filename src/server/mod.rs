@@ -14,9 +14,11 @@ mod stop;
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
 
+use nix::sys::socket::{MsgFlags, send};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time;
@@ -98,6 +100,9 @@ fn admit<H: Handler>(
     let peer = match identified {
         Ok(peer) => peer,
         Err(error) => {
+            if listener::is_shortage(&error) {
+                turn_away(&stream);
+            }
             Counters::add(&shared.counters.unidentified);
             debug!("a connection was closed: the kernel does not say who it is: {error}");
             return;
@@ -109,16 +114,23 @@ fn admit<H: Handler>(
     let Some(place) = place else {
         Counters::add(&shared.counters.refused);
         shared.handler.refused_connection(&peer, ErrorCode::TooManyConnections);
-        // A new socket has room for it, so nobody waits; a peer for which it has not gets a plain close.
-        let words = connection::refusal(
-            ErrorCode::TooManyConnections,
-            "bearerd has too many connections, of you or in all: close some, or try again later",
-        );
-        let _ = stream.try_write(words.pending());
+        turn_away(&stream);
         return;
     };
     Counters::add(&shared.counters.accepted);
     tasks.spawn(connection::serve(Arc::clone(shared), stream, peer, caller, place));
+}
+
+/// Says why there is no place. A new socket has room for it, so nobody waits for a peer that does not read.
+fn turn_away(stream: &UnixStream) {
+    let words = connection::refusal(
+        ErrorCode::TooManyConnections,
+        "bearerd has too many connections, of you or in all: close some, or try again later",
+    );
+    // Not `try_write`: the runtime does not know yet that the socket is writable.
+    if let Err(error) = send(stream.as_raw_fd(), words.pending(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        debug!("a peer that was turned away did not hear why: {error}");
+    }
 }
 
 fn report(ended: Result<(), JoinError>) {
