@@ -31,7 +31,9 @@ fn commands(help: &str) -> Vec<String> {
 /// The options that a help text explains: what its lines begin with.
 fn options(help: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for line in help.lines().map(str::trim_start).filter(|line| line.starts_with('-')) {
+    // Prose stands at the margin, and what explains an option, with its possible values, further in.
+    let listed = help.lines().filter(|line| line.starts_with("  -") || line.starts_with("      --"));
+    for line in listed.map(str::trim_start) {
         let words = line.split([' ', ',', '=']).take_while(|word| word.is_empty() || word.starts_with(['-', '<']));
         found.extend(words.filter(|word| word.starts_with('-')).map(str::to_owned));
     }
@@ -112,9 +114,8 @@ fn documents() -> Vec<PathBuf> {
 
 /// The files of the project; without git (an unpacked archive) those that are there.
 fn tracked() -> Vec<PathBuf> {
-    let listed = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"]);
-    let output = { listed }.current_dir(root()).output();
-    match output {
+    let words = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"];
+    match Command::new("git").args(words).current_dir(root()).output() {
         Ok(output) if output.status.success() && !output.stdout.is_empty() => {
             let names = String::from_utf8(output.stdout).unwrap();
             let names = names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from);
