@@ -604,6 +604,7 @@ fn a_late_reply_is_nobody_elses() {
 }
 
 /// Futures of the client can be spawned.
+#[allow(clippy::manual_async_fn, reason = "the bound is the test")]
 fn _is_send(client: Arc<asynchronous::Client>) -> impl Future<Output = ()> + Send {
     async move {
         let _ = client.validate(&validate("x")).await;
