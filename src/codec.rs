@@ -69,6 +69,14 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     postcard::to_extend(value, Vec::with_capacity(128)).expect("own types serialise")
 }
 
+/// How many bytes the encoding of a value takes.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encoded_len<T: Serialize + ?Sized>(value: &T) -> usize {
+    postcard::serialize_with_flavor(value, postcard::ser_flavors::Size::default()).expect("own types serialise")
+}
+
 /// Appends the encoding of a value to `buffer`.
 ///
 /// # Panics
@@ -87,6 +95,7 @@ mod tests {
     fn only_the_one_encoding_decodes() {
         let map: BTreeMap<String, u64> = [("a".to_owned(), 300), ("b".to_owned(), 1)].into();
         let bytes = encode(&map);
+        assert_eq!(encoded_len(&map), bytes.len());
         assert_eq!(decode(&bytes), Ok(map));
         let mut longer = bytes.clone();
         longer.push(0);

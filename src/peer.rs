@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 /// uid that the kernel shows for what has no mapping here; it matches no rule but `"*"`.
 pub const UID_NOBODY: u32 = 65_534;
 
+/// What [`Peer::container`] says when the peer's cgroup could not be read: it may be in a container, and no rule that
+/// names one matches it.
+pub const CONTAINER_UNKNOWN: &str = "?";
+
 /// Who is at the other end of a connection, read once when it was accepted.
 ///
 /// As with ssh-agent and D-Bus, a process that hands on its connected socket hands on its rights.
@@ -20,7 +24,8 @@ pub struct Peer {
     pub groups: Box<[u32]>,
     /// The systemd unit, known only by a pidfd that showed the process alive while its cgroup was read.
     pub unit: Option<Box<str>>,
-    /// The container that the process runs in, by its cgroup: `docker-…`, `libpod-…`, `crio-…`, `kubepods…`, or a machine's name.
+    /// The container that the process runs in, by its cgroup: `docker-…`, `libpod-…`, `crio-…`, `kubepods…`, or a machine's name;
+    /// after `UNIT/` when the unit that it is in has made it itself; [`CONTAINER_UNKNOWN`] when that can't be told.
     pub container: Option<Box<str>>,
     /// It came over TCP: nothing of the above can be attested.
     pub tcp: bool,

@@ -133,7 +133,7 @@ pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, size) in [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         // Days read better than weeks until there are months of them.
-        if millis >= size && millis % size == 0 && !(unit == "w" && millis < 52 * 604_800_000) {
+        if millis >= size && millis.is_multiple_of(size) && !(unit == "w" && millis < 52 * 604_800_000) {
             return format!("{}{unit}", millis / size);
         }
     }
@@ -278,14 +278,22 @@ impl Clock {
     }
 
     /// Takes a wrong mark back: the wall clock is the time from now on. An administrator's decision, and audited.
-    pub fn reset(&self) -> UnixTime {
+    ///
+    /// Returns the new time, and the old mark for [`Self::undo_reset`], should the decision not become durable.
+    pub fn reset(&self) -> (UnixTime, Mark) {
+        let before = self.mark();
         let wall = self.source.wall();
         let boottime = self.source.boottime();
         let mut state = self.state();
         state.stepped_since = None;
         state.mark.time = wall;
         state.mark.boottime_micros = u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX);
-        wall
+        (wall, before)
+    }
+
+    /// Puts back a mark that a reset took away.
+    pub fn undo_reset(&self, before: Mark) {
+        self.state().mark = before;
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::issue::{Lifetimes, Parties, Rules, plan};
+use super::issue::{Parties, Rules, plan};
+use crate::config::Lives;
 use crate::protocol::message;
 use crate::store::record::TokenRecord;
 use crate::time::UnixTime;
@@ -14,8 +15,8 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) fn rules() -> Rules {
     Rules {
         prefix: "brd".parse().unwrap(),
-        session: Lifetimes { default_ttl: Duration::from_secs(900), max_ttl: DAY, max_lifetime: 7 * DAY },
-        machine: Lifetimes { default_ttl: 90 * DAY, max_ttl: 366 * DAY, max_lifetime: 366 * DAY },
+        session: Lives { default_ttl: Duration::from_secs(900), max_ttl: DAY, max_lifetime: 7 * DAY },
+        machine: Lives { default_ttl: 90 * DAY, max_ttl: 366 * DAY, max_lifetime: 366 * DAY },
         profiles: [].into(),
     }
 }

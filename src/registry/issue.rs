@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Invalid, check_text, parse_network};
+use crate::config::{Lives, Profile};
 use crate::protocol::message;
 use crate::protocol::{AUDIENCES_MAX, BINDINGS_MAX, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NAME_MAX};
 use crate::scope::ScopeSet;
@@ -16,48 +17,22 @@ use crate::store::record::{Rate, TokenRecord};
 use crate::time::UnixTime;
 use crate::token::{Digest, Kind, Prefix, TokenId};
 
-/// How long tokens of a kind live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// When none is asked for.
-    pub default_ttl: Duration,
-    /// The longest that may be asked for.
-    pub max_ttl: Duration,
-    /// What renewals never pass, from issue on.
-    pub max_lifetime: Duration,
-}
-
-/// What tokens of a profile are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Profile {
-    /// Their kind.
-    pub kind: Option<Kind>,
-    /// What they may do.
-    pub scopes: ScopeSet,
-    /// Which services they are for.
-    pub audiences: Vec<String>,
-    /// How long they live.
-    pub ttl: Option<Duration>,
-    /// Labels that they carry.
-    pub labels: BTreeMap<String, String>,
-}
-
 /// What the configuration says about new tokens.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Prefix of new tokens.
     pub prefix: Prefix,
     /// Of session tokens.
-    pub session: Lifetimes,
+    pub session: Lives,
     /// Of machine tokens.
-    pub machine: Lifetimes,
+    pub machine: Lives,
     /// By name.
     pub profiles: BTreeMap<String, Profile>,
 }
 
 impl Rules {
     /// The lifetimes of a kind; a canary has none.
-    pub fn lifetimes(&self, kind: Kind) -> Option<&Lifetimes> {
+    pub fn lifetimes(&self, kind: Kind) -> Option<&Lives> {
         match kind {
             Kind::Session => Some(&self.session),
             Kind::Machine => Some(&self.machine),

@@ -37,8 +37,8 @@ pub enum Invalid {
         /// Bytes allowed.
         max: usize,
     },
-    /// A name looks like a token: a secret would end up in lists and logs.
-    #[error("the {0} looks like a whole token, and tokens are shown nowhere: revoke that one and choose another {0}")]
+    /// A text holds a token: a secret would end up in lists and logs.
+    #[error("the {0} holds a whole token, and no log or list shows one: revoke that token, and leave it out")]
     LooksLikeToken(&'static str),
     /// Too many values.
     #[error("at most {max} {field}")]
@@ -104,7 +104,7 @@ fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Invalid
     if !protocol::is_clean(text, max) {
         return Err(Invalid::Text { field, max });
     }
-    if crate::token::Token::parse(text.trim()).is_ok() {
+    if crate::token::holds_token(text) {
         return Err(Invalid::LooksLikeToken(field));
     }
     Ok(())

@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use super::filter;
 use super::fixtures::{DAY, NOW, named, record, rules};
-use super::issue::{Profile, plan};
+use super::issue::plan;
 use super::revoke::{Revocation, revoke};
 use super::validate::{Circumstances, Judgement, is_exhausted, is_genuine, judge};
 use super::*;
+use crate::config::Profile;
 use crate::protocol::code::Reason;
 use crate::protocol::message::{self, Filter, State};
 use crate::scope::ScopeSet;

@@ -101,9 +101,11 @@ fn a_reset_takes_a_wrong_mark_back() {
     clock.now();
     hands.set(|h| h.wall = START);
     assert_eq!(clock.now(), START.saturating_add(DAY * 400));
-    clock.reset();
-    assert_eq!(clock.now(), START);
+    let (time, before) = clock.reset();
+    assert_eq!((time, clock.now()), (START, START));
     assert_eq!(clock.mark().time, START);
+    clock.undo_reset(before);
+    assert_eq!(clock.now(), START.saturating_add(DAY * 400));
 }
 
 #[test]

@@ -69,6 +69,19 @@ pub(super) fn parse(text: &str) -> Result<Token, Malformed> {
     Ok(Token { prefix, kind, id, secret })
 }
 
+/// Whether a whole token stands anywhere in `text`, so that names, notes and reasons never carry one into a log.
+pub(super) fn holds_token(text: &str) -> bool {
+    const BEHIND: usize = 1 + ID_CHARS + 1 + SECRET_CHARS + CHECK_CHARS;
+    let bytes = text.as_bytes();
+    (0..bytes.len()).filter(|&at| bytes[at] == b'_').any(|at| {
+        let Some(end) = at.checked_add(BEHIND).filter(|&end| text.is_char_boundary(end)) else { return false };
+        // Two to eight characters of prefix and the kind letter stand before the underscore.
+        (3..=9)
+            .filter_map(|front| at.checked_sub(front))
+            .any(|start| text.is_char_boundary(start) && parse(&text[start..end]).is_ok())
+    })
+}
+
 /// Parses `<prefix><k>`, what stands before the first underscore.
 pub(super) fn parse_front(front: &[u8]) -> Result<(Prefix, Kind), Malformed> {
     let (&letter, prefix) = front.split_last().ok_or(Malformed::Prefix)?;

@@ -239,6 +239,11 @@ pub fn head(prefix: Prefix, kind: Kind, id: TokenId) -> String {
     format!("{prefix}{}_{id}", kind.letter())
 }
 
+/// Whether a whole token stands anywhere in `text`.
+pub fn holds_token(text: &str) -> bool {
+    format::holds_token(text)
+}
+
 /// The id in a head or in a bare id; a whole token is refused, so that it is never taken for one.
 ///
 /// # Errors

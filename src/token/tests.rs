@@ -56,6 +56,16 @@ fn the_largest_secret_parses_and_one_more_does_not() {
 }
 
 #[test]
+fn a_token_is_found_inside_other_text() {
+    for text in [VECTOR.to_owned(), format!("see {VECTOR}, please"), format!("x_{VECTOR}_y"), format!("ü{VECTOR}ü")] {
+        assert!(holds_token(&text), "{text}");
+    }
+    for text in ["", "_", "brdm_01M844DZG0FAY828T5CY4TQKFF", &VECTOR[..80], &VECTOR.replace('f', "g")] {
+        assert!(!holds_token(text), "{text}");
+    }
+}
+
+#[test]
 fn a_handle_is_a_head_or_an_id_and_never_a_token() {
     let id = vector().id;
     assert_eq!(id_of_handle("brdm_01M844DZG0FAY828T5CY4TQKFF"), Ok(id));

@@ -1,0 +1,284 @@
+//! Each line to syslog as well: RFC 3164 on `/dev/log`, facility authpriv, the message in logfmt.
+//!
+//! Invariant: it never blocks and never fails anything. A datagram that is not taken at once is dropped and counted.
+//! One record is one datagram without a newline, at most [`MESSAGE_MAX`] bytes, so that no peer can forge a second one.
+//! The `syslog` crate formats; the socket is ours, because the crate's own never reconnects after a restart of syslog.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use syslog::{Facility, Formatter3164, LogFormat, Severity};
+
+use super::chain::Seal;
+use super::escape::{NAME_MAX, NOTE_MAX, visible};
+use super::event::{AuditEvent, EventKind};
+use crate::token::Kind;
+
+/// Longest message, in bytes: what every syslog daemon takes whole.
+const MESSAGE_MAX: usize = 2048;
+/// Longest list of scopes in a message; the line in audit.log has them all.
+const SCOPES_BYTES_MAX: usize = 512;
+const SEVERITIES: [Severity; 3] = [Severity::LOG_NOTICE, Severity::LOG_WARNING, Severity::LOG_CRIT];
+
+/// The way to syslog.
+pub(super) struct Syslog {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+    formatter: Formatter3164,
+    /// `<85>Nov 23 17:42:09 bearerd[814]: ` of each severity, and the second that they are of.
+    headers: [Vec<u8>; 3],
+    headers_of: Option<u64>,
+    datagram: Vec<u8>,
+    dropped: u64,
+}
+
+impl Syslog {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let formatter = Formatter3164 {
+            facility: Facility::LOG_AUTHPRIV,
+            hostname: None,
+            process: "bearerd".to_owned(),
+            pid: std::process::id(),
+        };
+        Self {
+            path,
+            socket: None,
+            formatter,
+            headers: Default::default(),
+            headers_of: None,
+            datagram: Vec::new(),
+            dropped: 0,
+        }
+    }
+
+    /// Sends an event that stands in the log as line `seq`; false when it was dropped.
+    pub(super) fn event(&mut self, event: &AuditEvent, seq: u64, generation: u64) -> bool {
+        let severity = match event.event {
+            EventKind::Canary | EventKind::Reuse => 2,
+            EventKind::Deny | EventKind::Flood | EventKind::Gap | EventKind::Recovered => 1,
+            _ => 0,
+        };
+        self.send(severity, |out| logfmt(event, seq, generation, out))
+    }
+
+    /// Sends what is fsynced to where the thief of this host can't reach it.
+    pub(super) fn seal(&mut self, seal: &Seal) -> bool {
+        self.send(0, |out| {
+            let _ = write!(Utf8(out), "event=seal seq={} mac={} generation={}", seal.seq, seal.mac, seal.generation);
+        })
+    }
+
+    /// How many were dropped, ever.
+    pub(super) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    fn send(&mut self, severity: usize, message: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.freshen_headers();
+        self.datagram.clear();
+        self.datagram.extend_from_slice(&self.headers[severity]);
+        message(&mut self.datagram);
+        let sent = self.socket().is_ok_and(|()| {
+            self.socket.as_ref().is_some_and(|socket| socket.send_to(&self.datagram, &self.path).is_ok())
+        });
+        self.dropped += u64::from(!sent);
+        sent
+    }
+
+    fn socket(&mut self) -> io::Result<()> {
+        if self.socket.is_none() {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            self.socket = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// The formatter takes longer than everything else here together, and its header changes once a second.
+    fn freshen_headers(&mut self) {
+        let second = crate::time::wall_now().as_secs();
+        if self.headers_of == Some(second) {
+            return;
+        }
+        for (header, severity) in self.headers.iter_mut().zip(SEVERITIES) {
+            header.clear();
+            if self.formatter.format(&mut *header, severity, "").is_err() {
+                header.clear();
+            }
+        }
+        self.headers_of = Some(second);
+    }
+}
+
+/// `event=use outcome=active id=… subject=… seq=…`, absent fields left out.
+fn logfmt(event: &AuditEvent, seq: u64, generation: u64, out: &mut Vec<u8>) {
+    let end = format!(" generation={} seq={seq}", event.generation.unwrap_or(generation));
+    let limit = out.len() + MESSAGE_MAX - end.len();
+    let mut pairs = Pairs { out, limit };
+    pairs.plain("event", Some(event.event));
+    pairs.text("outcome", event.outcome.as_deref(), NAME_MAX);
+    pairs.text("reason", event.reason.as_deref(), NAME_MAX);
+    pairs.plain("id", event.id);
+    pairs.text("name", event.name.as_deref(), NAME_MAX);
+    pairs.text("subject", event.subject.as_deref(), NAME_MAX);
+    pairs.plain("kind", event.kind.map(Kind::name));
+    if let Some(peer) = &event.peer {
+        pairs.plain("uid", Some(peer.uid));
+        pairs.plain("gid", Some(peer.gid));
+        pairs.plain("pid", Some(peer.pid));
+        pairs.text("unit", peer.unit.as_deref(), NOTE_MAX);
+        pairs.text("container", peer.container.as_deref(), NAME_MAX);
+    }
+    pairs.plain("from", event.from);
+    pairs.plain("from_asserted", event.from_asserted);
+    pairs.plain("count", event.count);
+    pairs.plain("first", event.first);
+    pairs.plain("last", event.last);
+    pairs.plain("cached", event.cached);
+    pairs.text("claimed_by", event.claimed_by.as_deref(), NAME_MAX);
+    pairs.text("audience", event.audience.as_deref(), NAME_MAX);
+    pairs.text("scopes", event.scopes.as_ref().map(|scopes| scopes.join(",")).as_deref(), SCOPES_BYTES_MAX);
+    pairs.text("note", event.note.as_deref(), NOTE_MAX);
+    out.extend_from_slice(end.as_bytes());
+}
+
+/// Writes `key=value` pairs, quoted where they must be. A pair that no longer fits is left out whole, so that no value
+/// looks complete that is not.
+struct Pairs<'a> {
+    out: &'a mut Vec<u8>,
+    limit: usize,
+}
+
+impl Pairs<'_> {
+    fn pair(&mut self, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.out.len();
+        if !self.out.is_empty() && !self.out.ends_with(b" ") {
+            self.out.push(b' ');
+        }
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.push(b'=');
+        write(self.out);
+        if self.out.len() > self.limit {
+            self.out.truncate(before);
+        }
+    }
+
+    fn plain(&mut self, key: &str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.pair(key, |out| {
+                let _ = write!(Utf8(out), "{value}");
+            });
+        }
+    }
+
+    fn text(&mut self, key: &str, value: Option<&str>, max: usize) {
+        let Some(value) = value else { return };
+        let value = visible(value, max);
+        let bare = |c: u8| c.is_ascii_graphic() && !matches!(c, b'"' | b'=' | b'\\');
+        self.pair(key, |out| {
+            if !value.is_empty() && value.bytes().all(bare) {
+                out.extend_from_slice(value.as_bytes());
+                return;
+            }
+            out.push(b'"');
+            for c in value.bytes() {
+                if matches!(c, b'"' | b'\\') {
+                    out.push(b'\\');
+                }
+                out.push(c);
+            }
+            out.push(b'"');
+        });
+    }
+}
+
+/// `fmt::Write` onto bytes.
+struct Utf8<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Utf8<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::PeerLabel;
+    use crate::time::UnixTime;
+    use crate::token::TokenId;
+
+    fn deny() -> AuditEvent {
+        AuditEvent {
+            outcome: Some("denied".into()),
+            reason: Some("policy".into()),
+            id: Some(TokenId::from_bytes([1; 16])),
+            subject: Some("build bot \"x\"".to_owned()),
+            peer: Some(PeerLabel { pid: 1, uid: 1000, gid: 100, unit: Some("ci.service".to_owned()), container: None }),
+            scopes: Some(vec!["repo:read".to_owned(), "repo:write".to_owned()]),
+            note: Some("a=b\nevent=use".to_owned()),
+            ..AuditEvent::new(EventKind::Deny, UnixTime::EPOCH)
+        }
+    }
+
+    #[test]
+    fn one_event_is_one_line_of_pairs() {
+        let mut out = Vec::new();
+        logfmt(&deny(), 9, 4, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "event=deny outcome=denied reason=policy id=01040G2081040G2081040G2081 subject=\"build bot \\\"x\\\"\" \
+             uid=1000 gid=100 pid=1 unit=ci.service scopes=repo:read,repo:write note=\"a=b\\\\x0aevent=use\" \
+             generation=4 seq=9"
+        );
+    }
+
+    #[test]
+    fn a_message_is_capped_and_keeps_its_number() {
+        let mut event = deny();
+        let nasty = "\u{202e}\n\" ".repeat(300);
+        event.name = Some(nasty.clone());
+        event.scopes = Some(vec![nasty.clone(); 64]);
+        event.claimed_by = Some(nasty.clone());
+        event.audience = Some(nasty.clone());
+        event.reason = Some(nasty.into());
+        let mut out = Vec::new();
+        logfmt(&event, u64::MAX, u64::MAX, &mut out);
+        assert!(out.len() <= MESSAGE_MAX);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with(" generation=18446744073709551615 seq=18446744073709551615"));
+        assert!(!text.contains(['\n', '\u{202e}']));
+    }
+
+    #[test]
+    fn a_listener_hears_and_a_dead_or_stalled_one_blocks_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut syslog = Syslog::new(path.clone());
+        assert!(!syslog.event(&deny(), 1, 0), "nobody listens");
+        assert_eq!(syslog.dropped(), 1);
+
+        let listener = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.event(&deny(), 2, 0), "it comes back by itself");
+        let mut buffer = [0; 4096];
+        let len = listener.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..len]).unwrap();
+        // authpriv is 10, warning 4: 10 * 8 + 4.
+        assert!(text.starts_with("<84>"), "{text}");
+        assert!(text.contains(&format!(" bearerd[{}]: event=deny outcome=denied ", std::process::id())), "{text}");
+
+        // Nobody reads: the queue fills, and what does not fit is dropped at once.
+        let sent = (0..5000).take_while(|_| syslog.event(&deny(), 3, 0)).count();
+        assert!(sent < 5000);
+        assert_eq!(syslog.dropped(), 2);
+
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        assert!(!syslog.event(&deny(), 4, 0));
+        let _again = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.event(&deny(), 5, 0), "a restart of syslog is survived");
+    }
+}

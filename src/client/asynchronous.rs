@@ -1,0 +1,240 @@
+//! The asynchronous client: clones share one connection, on which their requests are pipelined.
+//!
+//! A task of the runtime that first connected owns the socket. A caller may be dropped at any time: its reply is thrown
+//! away when it comes, and no other caller notices.
+//!
+//! ```no_run
+//! use bearerd::client::Options;
+//! use bearerd::client::asynchronous::Client;
+//! use bearerd::protocol::message::Validate;
+//!
+//! # async fn f(token: String) -> Result<(), bearerd::client::ClientError> {
+//! let client = Client::connect("/run/bearerd/bearerd.sock", Options::default()).await?;
+//! let ask = Validate { token: &token, scopes: vec![], audience: None, from: None, note: None, peek: false };
+//! let (one, two) = tokio::join!(client.validate(&ask), client.validate(&ask));
+//! # let _ = (one?, two?);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{self, Instant};
+use zeroize::Zeroizing;
+
+use super::link::Link;
+use super::message::{self, Question};
+use super::{Broken, ClientError, Options, Repeat, socket};
+use crate::codec;
+use crate::protocol::message::{
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+};
+use crate::time::UnixTime;
+
+/// A client for many callers.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    options: Options,
+    /// Held while connecting, so that all callers wait for the one attempt.
+    link: Mutex<Option<Link>>,
+}
+
+impl Client {
+    /// Connects to the daemon that listens at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] and the others that concern a connection; [`ClientError::Refused`] when there are too many.
+    pub async fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
+        let inner = Inner { path: path.as_ref().to_owned(), options, link: Mutex::new(None) };
+        let timeout = inner.options.timeout;
+        within(timeout, inner.link()).await?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Connects to [`super::default_socket`].
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_default() -> Result<Self, ClientError> {
+        Self::connect(super::default_socket(), Options::default()).await
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Who listened when the connection was made, as the kernel said; `None` while there is none.
+    pub async fn server_uid(&self) -> Option<u32> {
+        self.inner.link.lock().await.as_ref().map(Link::server_uid)
+    }
+
+    /// Is this token good for this?
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; none of them means that the token is good.
+    pub async fn validate(&self, ask: &Validate<'_>) -> Result<Verdict, ClientError> {
+        let answer = self.exchange(Question::Validate(ask), Repeat::Harmless, self.inner.options.timeout).await?;
+        message::verdict(answer).map(|verdict| *verdict)
+    }
+
+    /// The same for up to [`crate::protocol::BATCH_MAX`] tokens in one request; verdicts come in their order.
+    ///
+    /// # Errors
+    /// As [`Self::validate`]; then there is no verdict for any.
+    pub async fn validate_batch(&self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, ClientError> {
+        let answer = self.exchange(Question::ValidateBatch(asks), Repeat::Harmless, self.inner.options.timeout).await?;
+        message::verdicts(answer, asks.len())
+    }
+
+    /// Makes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`], and when the future is dropped,
+    /// there may be a token that nobody has: `bearerctl list` shows it.
+    pub async fn issue(&self, issue: &Issue) -> Result<Issued, ClientError> {
+        message::issued(self.long(Question::Issue(issue), Repeat::Unbegun).await?).map(|issued| *issued)
+    }
+
+    /// Ends tokens. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn revoke(&self, revoke: &Revoke<'_>) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
+    }
+
+    /// One token's facts.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn show(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|info| *info)
+    }
+
+    /// A page of tokens.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list(&self, list: &List) -> Result<Tokens, ClientError> {
+        message::tokens(self.long(Question::List(list), Repeat::Harmless).await?)
+    }
+
+    /// How the daemon is: a JSON object.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn status(&self) -> Result<String, ClientError> {
+        message::json(self.long(Question::Status, Repeat::Harmless).await?)
+    }
+
+    /// A page of audit lines.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditLines, ClientError> {
+        message::audit_lines(self.long(Question::Audit(query), Repeat::Harmless).await?)
+    }
+
+    /// Who used a token, through what, from where, since when: a JSON object.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn audit_summary(&self, handle: &Handle) -> Result<String, ClientError> {
+        message::json(self.long(Question::AuditSummary(handle), Repeat::Harmless).await?)
+    }
+
+    /// Checks the audit log's chain: a JSON object.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn audit_verify(&self) -> Result<String, ClientError> {
+        message::json(self.long(Question::AuditVerify, Repeat::Harmless).await?)
+    }
+
+    /// Takes a wrong clock mark back; returns the time that counts now.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn clock_reset(&self) -> Result<UnixTime, ClientError> {
+        message::time(self.long(Question::ClockReset, Repeat::Unbegun).await?)
+    }
+
+    async fn long(&self, question: Question<'_>, repeat: Repeat) -> Result<Answer, ClientError> {
+        self.exchange(question, repeat, self.inner.options.long_timeout).await
+    }
+
+    async fn exchange(&self, question: Question<'_>, repeat: Repeat, timeout: Duration) -> Result<Answer, ClientError> {
+        // Room for all of it: a vector that grows leaves copies of the token behind.
+        let mut body = Vec::with_capacity(codec::encoded_len(&question));
+        body = codec::encode_onto(&question, body);
+        let body = Zeroizing::new(body);
+        within(timeout, self.inner.ask(body, repeat)).await
+    }
+}
+
+async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    time::timeout(timeout, work).await.unwrap_or(Err(ClientError::Timeout(timeout)))
+}
+
+impl Inner {
+    async fn ask(&self, body: Zeroizing<Vec<u8>>, repeat: Repeat) -> Result<Answer, ClientError> {
+        let mut repeated = false;
+        loop {
+            let link = self.link().await?;
+            let broken = match link.ask(&body).await {
+                Ok(answer) => return Ok(answer),
+                Err(broken) => broken,
+            };
+            if repeated || !broken.may_repeat(repeat) {
+                return Err(broken.into());
+            }
+            repeated = true;
+        }
+    }
+
+    /// The connection that lives, or a new one.
+    async fn link(&self) -> Result<Link, ClientError> {
+        let mut current = self.link.lock().await;
+        if let Some(link) = &*current
+            && !link.is_closed()
+        {
+            return Ok(link.clone());
+        }
+        let link = self.dial().await?;
+        *current = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Connects and greets; tries again for a while where nobody listens, or where who listened goes away.
+    async fn dial(&self) -> Result<Link, ClientError> {
+        let give_up = Instant::now() + self.options.connect_retry;
+        let mut pause = socket::PAUSE;
+        loop {
+            let error = match socket::open(&self.path) {
+                Ok(stream) => match Link::greet(stream, &self.path, &self.options).await {
+                    Ok(link) => return Ok(link),
+                    Err(Broken::NoReply(source)) => ClientError::Lost { source },
+                    Err(Broken::Unbegun(error)) => error,
+                    Err(Broken::Final(error)) => return Err(error),
+                },
+                Err(source) if socket::may_come(&source) => ClientError::Connect { path: self.path.clone(), source },
+                Err(source) => return Err(ClientError::Connect { path: self.path.clone(), source }),
+            };
+            if Instant::now() + pause >= give_up {
+                return Err(error);
+            }
+            time::sleep(pause).await;
+            pause = (2 * pause).min(socket::PAUSE_MAX);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Requests as a client has them, by reference, and the answer that each of them may get.
+
+use serde::Serialize;
+
+use super::ClientError;
+use crate::protocol::message::{
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+};
+use crate::time::UnixTime;
+
+/// [`crate::protocol::message::Request`], made of references: nothing is copied to be sent.
+#[derive(Serialize)]
+pub(super) struct Outgoing<'a> {
+    pub(super) id: u32,
+    pub(super) body: Question<'a>,
+}
+
+/// [`crate::protocol::message::Ask`], made of references; the same variants in the same order, which a test holds to.
+#[derive(Clone, Copy, Serialize)]
+pub(super) enum Question<'a> {
+    Validate(&'a Validate<'a>),
+    ValidateBatch(&'a [Validate<'a>]),
+    Issue(&'a Issue),
+    Revoke(&'a Revoke<'a>),
+    Show(&'a Handle),
+    List(&'a List),
+    Status,
+    Audit(&'a AuditQuery),
+    AuditSummary(&'a Handle),
+    AuditVerify,
+    ClockReset,
+}
+
+const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
+
+macro_rules! take {
+    ($($name:ident: $variant:ident => $type:ty),* $(,)?) => {$(
+        pub(super) fn $name(answer: Answer) -> Result<$type, ClientError> {
+            match answer {
+                Answer::$variant(value) => Ok(value),
+                Answer::Error(failure) => Err(failure.into()),
+                _ => Err(OTHER),
+            }
+        }
+    )*};
+}
+
+take! {
+    verdict: Verdict => Box<Verdict>,
+    issued: Issued => Box<Issued>,
+    changed: Changed => Changed,
+    token: Token => Box<TokenInfo>,
+    tokens: Tokens => Tokens,
+    json: Json => String,
+    audit_lines: AuditLines => AuditLines,
+    time: Time => UnixTime,
+}
+
+/// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
+pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, ClientError> {
+    match answer {
+        Answer::Verdicts(verdicts) if verdicts.len() == asked => Ok(verdicts),
+        Answer::Error(failure) => Err(failure.into()),
+        _ => Err(OTHER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::protocol::message::{Ask, Request, Which};
+
+    #[test]
+    fn a_request_by_reference_has_the_bytes_of_the_message() {
+        let validate = Validate {
+            token: "brdm_x",
+            scopes: vec!["a:b", "c"],
+            audience: Some("backup"),
+            from: Some("192.0.2.1".parse().unwrap()),
+            note: None,
+            peek: true,
+        };
+        let issue = Issue { name: "ci".into(), max_uses: Some(300), ..Issue::default() };
+        let revoke = || Revoke { which: Which::Token("brdm_x"), reason: Some("found".into()), dry_run: false };
+        let handle = Handle("01M".into());
+        let list = List { limit: 9, ..List::default() };
+        let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
+        let batch = vec![validate.clone(), validate.clone()];
+        let pairs = [
+            (Question::Validate(&validate), Ask::Validate(validate.clone())),
+            (Question::ValidateBatch(&batch), Ask::ValidateBatch(batch.clone())),
+            (Question::Issue(&issue), Ask::Issue(issue.clone())),
+            (Question::Revoke(&revoke()), Ask::Revoke(revoke())),
+            (Question::Show(&handle), Ask::Show(handle.clone())),
+            (Question::List(&list), Ask::List(list.clone())),
+            (Question::Status, Ask::Status),
+            (Question::Audit(&audit), Ask::Audit(audit.clone())),
+            (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
+            (Question::AuditVerify, Ask::AuditVerify),
+            (Question::ClockReset, Ask::ClockReset),
+        ];
+        for (body, ask) in pairs {
+            let id = 77_000;
+            assert_eq!(codec::encode(&Outgoing { id, body }), codec::encode(&Request { id, body: ask }));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `bearerctl show`.
+
+use crate::ctl::args::ShowArgs;
+use crate::ctl::console::Console;
+use crate::ctl::daemon::Patience;
+use crate::ctl::error::{self, CtlError};
+use crate::ctl::{Connect, render};
+
+pub(in crate::ctl) fn run(args: ShowArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
+    let info = connect(Patience::Usual)?.show(&args.id)?;
+    if console.json {
+        console.plain(&format!("{}\n", render::json::token(&info)))?;
+    } else {
+        console.print(&render::token::show(&info, console.now, console.width))?;
+    }
+    Ok(error::OK)
+}

@@ -1,0 +1,111 @@
+//! What the commands need of the daemon, and the client that does it.
+//!
+//! The commands are tested against one that needs no socket.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::client::blocking::Client;
+use crate::client::{self, ClientError, Options};
+use crate::ctl::error::CtlError;
+use crate::protocol::message::{
+    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+};
+use crate::time::UnixTime;
+
+/// The daemon, as the commands ask it. JSON comes as the daemon wrote it.
+pub(super) trait Daemon {
+    fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError>;
+    fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
+    fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
+    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn list(&mut self, ask: &List) -> Result<Tokens, CtlError>;
+    fn status(&mut self) -> Result<String, CtlError>;
+    fn audit(&mut self, query: &AuditQuery) -> Result<AuditLines, CtlError>;
+    fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
+    fn audit_verify(&mut self) -> Result<String, CtlError>;
+    fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as a change that waits for its disk.
+    Usual,
+    /// As long as going through logs of years.
+    Search,
+}
+
+/// How long a command waits where nobody listens: over the moment of a restart, and not so long that a person wonders.
+const CONNECT_RETRY: Duration = Duration::from_secs(1);
+/// For [`Patience::Search`].
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Connects to the socket given, else to the system's, else to the user's own.
+pub(super) fn connect(socket: Option<&Path>, patience: Patience) -> Result<Box<dyn Daemon>, CtlError> {
+    let mut options = Options { connect_retry: CONNECT_RETRY, ..Options::default() };
+    if patience == Patience::Search {
+        options.long_timeout = SEARCH_TIMEOUT;
+    }
+    let path = socket.map_or_else(client::default_socket, Path::to_owned);
+    Ok(Box::new(Client::connect(path, options)?))
+}
+
+impl Daemon for Client {
+    fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError> {
+        Ok(self.validate(ask)?)
+    }
+
+    fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError> {
+        Ok(self.issue(ask)?)
+    }
+
+    fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError> {
+        Ok(self.revoke(ask)?)
+    }
+
+    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+        Ok(self.show(token)?)
+    }
+
+    fn list(&mut self, ask: &List) -> Result<Tokens, CtlError> {
+        Ok(self.list(ask)?)
+    }
+
+    fn status(&mut self) -> Result<String, CtlError> {
+        Ok(self.status()?)
+    }
+
+    fn audit(&mut self, query: &AuditQuery) -> Result<AuditLines, CtlError> {
+        Ok(self.audit(query)?)
+    }
+
+    fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError> {
+        Ok(self.audit_summary(token)?)
+    }
+
+    fn audit_verify(&mut self) -> Result<String, CtlError> {
+        Ok(self.audit_verify()?)
+    }
+
+    fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
+        Ok(self.clock_reset()?)
+    }
+}
+
+impl From<ClientError> for CtlError {
+    fn from(error: ClientError) -> Self {
+        let text = error.to_string();
+        match error {
+            // The daemon lives; too many wait to be let in.
+            ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => Self::Lost(text),
+            ClientError::Connect { .. } | ClientError::WrongServer { .. } => Self::Unreachable(text),
+            ClientError::Timeout(_) => Self::Timeout(text),
+            ClientError::TooLarge { .. } => Self::Usage(text),
+            ClientError::Failure(failure) | ClientError::Refused(failure) => Self::Refused(failure),
+            ClientError::Lost { .. } => Self::Lost(text),
+            _ => Self::Protocol(text),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The daemon's command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Makes, keeps, checks, revokes and accounts for the API tokens of this host.
+#[derive(Parser, Debug)]
+#[command(name = "bearerd", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Examples:\n  bearerd demo                  a guided tour in a temporary directory, ten seconds at most\n  bearerd --user                for yourself, in the XDG base directories\n  bearerd --check-config        say what is wrong with the configuration, and exit\n\nbearerctl is the command line for tokens. Exit status: 0, 64 usage, 74 I/O, 77 refused by its own checks,\n78 configuration or key."
+)]
+pub struct Args {
+    /// The configuration file [default: /etc/bearerd/bearerd.toml, with --user $XDG_CONFIG_HOME/bearerd/bearerd.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, say what is wrong with it, and exit
+    #[arg(long)]
+    pub check_config: bool,
+    /// Run for yourself: below $XDG_RUNTIME_DIR, $XDG_STATE_HOME and $XDG_CONFIG_HOME; you have full rights
+    #[arg(long)]
+    pub user: bool,
+    /// How much to say on stderr
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the daemon's program does besides serving.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// A guided tour against a real daemon in a temporary directory
+    Demo,
+}
+
+/// How much the daemon says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What fails
+    Error,
+    /// And what should be looked at
+    Warn,
+    /// And what happens
+    Info,
+    /// And why
+    Debug,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Why the daemon ends, and the exit status of each (sysexits.h).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::audit::AuditError;
+use crate::config::ConfigError;
+use crate::store::{Fault, StoreError};
+use crate::sys::files::FileError;
+use crate::sys::net::SocketError;
+use crate::systemd::InheritError;
+use crate::vault::VaultError;
+
+/// Wrong arguments.
+pub const USAGE: u8 = 64;
+/// A disk or a system call failed: systemd starts the daemon again.
+pub const IO: u8 = 74;
+/// Its own checks refuse: an owner, a mode, a store that is older than its log.
+pub const REFUSED: u8 = 77;
+/// The configuration or the key.
+pub const CONFIG: u8 = 78;
+
+/// Why the daemon does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The process could not be protected from being read.
+    #[error("memory could not be kept from core dumps and debuggers: {0}")]
+    Harden(#[source] std::io::Error),
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file or directory is not as it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Keys.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The store.
+    #[error("{}: {source}", .path.display())]
+    Store {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StoreError,
+    },
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// What the service manager handed over.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// The store is gone, but its audit log is there.
+    #[error("there is no store {}, but the audit log {} is not empty: a store is never begun anew by itself. Put the store back from a backup; or, to begin anew with no tokens, move that log away", .store.display(), .log.display())]
+    StoreGone {
+        /// Where the store should be.
+        store: PathBuf,
+        /// The log.
+        log: PathBuf,
+    },
+    /// A name in the configuration is unknown (`--check-config`).
+    #[error("{0}")]
+    Unresolved(String),
+    /// The clock is behind what the store has seen, and the configuration says not to go on so.
+    #[error(
+        "the clock is not synchronised and stands {behind_secs} s before the newest time that the store has seen: wait for its synchronisation, or set [time] unsynced = \"serve\""
+    )]
+    Unsynced {
+        /// How far.
+        behind_secs: u64,
+    },
+    /// The socket can't be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The runtime did not start.
+    #[error("threads could not be started: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// The store stopped for good; the next start recovers what the disk holds.
+    #[error("{0}; bearerd ends, and the next start goes on from what the disk holds")]
+    Fatal(Fault),
+}
+
+impl Failure {
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Config(error) if error.is_refusal() => REFUSED,
+            Self::Config(_) | Self::Unresolved(_) => CONFIG,
+            Self::File(error) => file_status(error),
+            Self::Vault(VaultError::File(error)) => file_status(error),
+            Self::Vault(_) => CONFIG,
+            Self::Store { source, .. } => match source {
+                StoreError::Io { .. } | StoreError::Read(_) | StoreError::NotWritten(_) | StoreError::Fatal(_) => IO,
+                _ => REFUSED,
+            },
+            Self::Audit(AuditError::Unsafe { .. } | AuditError::RolledBack { .. }) => REFUSED,
+            Self::Audit(_) => IO,
+            Self::StoreGone { .. } | Self::Unsynced { .. } => REFUSED,
+            Self::Socket(SocketError::System { .. }) => IO,
+            Self::Socket(_) => REFUSED,
+            Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,
+        }
+    }
+}
+
+fn file_status(error: &FileError) -> u8 {
+    if matches!(error, FileError::Io { .. }) { IO } else { REFUSED }
+}
+
+/// Prints the error once, with its causes, and gives its status.
+pub fn report(error: &Failure) -> ExitCode {
+    use std::error::Error as _;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        // Some messages hold their cause's already.
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    tracing::error!("{text}");
+    ExitCode::from(error.status())
+}

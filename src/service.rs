@@ -1,2 +1,0 @@
-//! (to be written)
-#![forbid(unsafe_code)]

@@ -1,0 +1,287 @@
+//! The one ladder that every request climbs: authorise, decide, commit, announce, record, answer.
+//!
+//! The order is the promise (invariants I1, I2, I4):
+//!
+//! 1. **authorise**: policy decides about the peer as the kernel says it. A refusal names nothing to the peer; the
+//!    audit line says what would have been needed.
+//! 2. **decide**: the registry says what shall be. A change is decided inside the writer's transaction.
+//! 3. **commit**: the store writes the change and its audit record in one transaction and syncs it. What it restricts
+//!    is refused in memory before that: refusing early is safe, acknowledging early is not.
+//! 4. **announce**: no cached copy of the old state is good any more.
+//! 5. **record**: the line stands in audit.log. For *active* this is a condition of the answer.
+//! 6. **answer**.
+//!
+//! Nothing here waits on the event loop's thread: what may block is awaited, or runs on the blocking pool.
+
+#![forbid(unsafe_code)]
+
+mod caller;
+mod changes;
+mod settings;
+mod trail;
+mod validate;
+mod views;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::audit::{Audit, AuditEvent, EventKind};
+use crate::config::Operation;
+use crate::peer::Peer;
+use crate::policy::{self, Decision, Grant, Names};
+use crate::protocol::code::ErrorCode;
+use crate::protocol::message::{Answer, Ask, Failure};
+use crate::registry::Invalid;
+use crate::registry::rate::RateLimiter;
+use crate::store::{Store, StoreError};
+use crate::time::{Clock, UnixTime};
+use crate::token::{IdSource, TokenId};
+use crate::vault::Keyring;
+
+pub use caller::Caller;
+pub use settings::Settings;
+
+/// Listings and audit queries that run at a time: each holds a thread and a page in memory.
+const READERS_MAX: usize = 8;
+/// Look-ups of user names that run at a time; a name service that hangs must not take all threads.
+const LOOKUPS_MAX: usize = 4;
+/// How long a user name is waited for; then it is `uid:1000`.
+const LOOKUP_WAIT: Duration = Duration::from_secs(1);
+
+/// An answer that is on its way.
+pub type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What a request comes to at once.
+pub enum Now {
+    /// Its answer.
+    Ready(Answer),
+    /// The answer comes when something durable or slow is done. Dropping it does not undo a change that was begun.
+    Later(Later),
+}
+
+impl Now {
+    fn failure(failure: Failure) -> Self {
+        Self::Ready(Answer::Error(failure))
+    }
+}
+
+/// What the service is made of.
+pub struct Parts {
+    /// The truth.
+    pub store: Store,
+    /// The keys.
+    pub keyring: Arc<Keyring>,
+    /// The trail.
+    pub audit: Audit,
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// User names, for issue.
+    pub names: Arc<dyn Names>,
+    /// What the configuration says.
+    pub settings: Settings,
+    /// For `status`: where things are.
+    pub places: Places,
+    /// For `status`: what the server counts.
+    pub connections: Box<dyn Fn() -> Connections + Send + Sync>,
+}
+
+/// What the server counts of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connections {
+    /// Open now.
+    pub now: u64,
+    /// Turned away since the start.
+    pub refused: u64,
+}
+
+/// Where things are, for `status`.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The store's file.
+    pub store: String,
+    /// The audit log.
+    pub audit: String,
+    /// The syslog socket, if any.
+    pub syslog: Option<String>,
+}
+
+/// The service behind every door.
+pub struct Service {
+    store: Store,
+    keyring: Arc<Keyring>,
+    audit: Audit,
+    clock: Arc<Clock>,
+    names: Arc<dyn Names>,
+    settings: RwLock<Arc<Settings>>,
+    places: Places,
+    connections: Box<dyn Fn() -> Connections + Send + Sync>,
+    started_at: UnixTime,
+    ids: IdSource,
+    /// Validations by token family.
+    rates: RateLimiter<TokenId>,
+    /// Issues by uid.
+    issues: RateLimiter<u32>,
+    /// Revocations by who holds the token and has no rule, by uid.
+    finders: RateLimiter<u32>,
+    readers: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    stopping: AtomicBool,
+}
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let started_at = parts.clock.now();
+        Arc::new(Self {
+            store: parts.store,
+            keyring: parts.keyring,
+            audit: parts.audit,
+            clock: parts.clock,
+            names: parts.names,
+            settings: RwLock::new(Arc::new(parts.settings)),
+            places: parts.places,
+            connections: parts.connections,
+            started_at,
+            ids: IdSource::default(),
+            rates: RateLimiter::default(),
+            issues: RateLimiter::default(),
+            finders: RateLimiter::default(),
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a peer in: what policy says of it is worked out once.
+    pub fn admit(&self, peer: Peer) -> Arc<Caller> {
+        Arc::new(Caller::new(peer, &self.settings()))
+    }
+
+    /// Answers a request, at once or later.
+    pub fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
+        if self.stopping.load(Ordering::Acquire) {
+            return Now::failure(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"));
+        }
+        match ask {
+            Ask::Validate(ask) => self.validate(caller, ask),
+            Ask::ValidateBatch(batch) => self.validate_batch(caller, batch),
+            Ask::Issue(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.issue(&caller, request).await.map(|it| Answer::Issued(Box::new(it))) })
+            }
+            Ask::Revoke(request) => self.revoke(caller, request),
+            Ask::Show(handle) => self.show(caller, handle),
+            Ask::List(list) => {
+                let (service, caller, list) = (Arc::clone(self), Arc::clone(caller), list.clone());
+                later(async move { service.list(&caller, list).await.map(Answer::Tokens) })
+            }
+            Ask::Status => ready(self.status(caller).map(Answer::Json)),
+            Ask::Audit(query) => {
+                let (service, caller, query) = (Arc::clone(self), Arc::clone(caller), query.clone());
+                later(async move { service.audit_page(&caller, query).await.map(Answer::AuditLines) })
+            }
+            Ask::AuditSummary(handle) => {
+                let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
+                later(async move { service.audit_summary(&caller, handle).await.map(Answer::Json) })
+            }
+            Ask::AuditVerify => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
+            }
+            Ask::ClockReset => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
+            }
+        }
+    }
+
+    /// From now on every request is answered with `stopping`.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Puts new settings in force. Connections work out their standing anew at their next request.
+    pub fn reload(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// CLOCK_BOOTTIME, for the hello.
+    pub fn boottime(&self) -> Duration {
+        self.clock.boottime()
+    }
+
+    /// A connection that was refused or broke the protocol, for the trail.
+    pub fn refused_connection(&self, peer: &Peer, code: ErrorCode) {
+        let mut event = AuditEvent::new(EventKind::Deny, self.clock.now());
+        event.outcome = Some("denied".into());
+        event.reason = Some(code.name().into());
+        event.peer = Some(peer.label());
+        self.refuse_plain(peer, code.name(), event);
+    }
+
+    /// Asks policy. A denial is in the trail when this returns.
+    fn authorise(&self, caller: &Caller, ask: &policy::Ask<'_>, id: Option<TokenId>) -> Result<Grant, Failure> {
+        let settings = self.settings();
+        match settings.policy.decide(&caller.peer, &caller.standing(&settings), ask) {
+            Decision::Granted(grant) => Ok(grant),
+            Decision::Denied { needed } => Err(self.deny(caller, ask.op, needed, id)),
+        }
+    }
+
+    fn deny(&self, caller: &Caller, operation: Operation, needed: String, id: Option<TokenId>) -> Failure {
+        let mut event = AuditEvent::new(EventKind::Deny, self.clock.now());
+        event.outcome = Some("denied".into());
+        event.reason = Some("not_permitted".into());
+        event.id = id;
+        event.peer = Some(caller.peer.label());
+        event.note = Some(format!("{operation}: {needed}"));
+        self.refuse_plain(&caller.peer, "not_permitted", event);
+        not_permitted()
+    }
+}
+
+fn ready(result: Result<Answer, Failure>) -> Now {
+    Now::Ready(result.unwrap_or_else(Answer::Error))
+}
+
+fn later(answer: impl Future<Output = Result<Answer, Failure>> + Send + 'static) -> Now {
+    Now::Later(Box::pin(async move { answer.await.unwrap_or_else(Answer::Error) }))
+}
+
+fn not_permitted() -> Failure {
+    Failure::new(
+        ErrorCode::NotPermitted,
+        "not permitted: the policy in bearerd's configuration does not allow it; its administrator finds what is needed in the audit log",
+    )
+}
+
+fn invalid(invalid: Invalid) -> Failure {
+    Failure::new(ErrorCode::BadRequest, invalid.to_string())
+}
+
+fn audit_unavailable() -> Failure {
+    Failure::new(
+        ErrorCode::Unavailable,
+        "the audit log can't take a record now, and without one nothing is said to be active: see the log of bearerd, mend its disk, and try again",
+    )
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    let code = match error {
+        StoreError::NoRoom => ErrorCode::NoSpace,
+        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::Stopped => ErrorCode::Unavailable,
+        StoreError::SyncFailed | StoreError::Fatal(_) => ErrorCode::Undecided,
+        _ => ErrorCode::Internal,
+    };
+    Failure::new(code, error.to_string())
+}

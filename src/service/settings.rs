@@ -1,0 +1,21 @@
+//! What the configuration says to the service. Swapped whole at a reload, so that no request sees half of two.
+
+use crate::policy::Policy;
+use crate::registry::issue::Rules;
+use crate::store::record::Rate;
+
+/// The settings of one load of the configuration.
+pub struct Settings {
+    /// Grows with each load, and with each time that policy's names are resolved anew.
+    pub generation: u64,
+    /// Who may do what.
+    pub policy: Policy,
+    /// What new tokens are like.
+    pub rules: Rules,
+    /// Live tokens that one uid without full rights may have issued.
+    pub tokens_per_uid: u64,
+    /// Tokens that one uid without full rights may issue in a time.
+    pub issue_per_uid: Rate,
+    /// What the administrator should know, for `status`.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,408 @@
+//! validate: the hot path. No wait, no lock that a slow disk can hold, unless the token's uses are counted or the
+//! audit line is the first of its window.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
+use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
+use crate::config::AssertAddress;
+use crate::peer::Peer;
+use crate::policy;
+use crate::protocol::code::{ErrorCode, Reason};
+use crate::protocol::message::{Answer, Failure, Validate, Verdict};
+use crate::protocol::{BATCH_MAX, NAME_MAX, NOTE_MAX, is_clean};
+use crate::registry::validate::{Circumstances, Judgement, is_exhausted, is_genuine, judge};
+use crate::registry::{Invalid, canonical, view};
+use crate::scope::{self, SCOPES_MAX};
+use crate::store::record::{LastUse, TokenRecord};
+use crate::store::{Effect, StoreError};
+use crate::time::UnixTime;
+use crate::token::{TEXT_MAX, Token, TokenId};
+
+/// A verdict, or the promise of one.
+enum Judged {
+    Ready(Result<Verdict, Failure>),
+    Later(std::pin::Pin<Box<dyn Future<Output = Result<Verdict, Failure>> + Send>>),
+}
+
+/// What a request says besides the token, checked; owned, because it may outlive the frame.
+#[derive(Clone)]
+struct Question {
+    scopes: Vec<String>,
+    audience: Option<String>,
+    from: Option<std::net::IpAddr>,
+    from_asserted: bool,
+    note: Option<String>,
+    peek: bool,
+}
+
+/// How a validation ended.
+enum Outcome {
+    Active,
+    Inactive(Reason, Vec<String>),
+}
+
+impl Service {
+    pub(super) fn validate(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Now {
+        match self.judged(caller, ask) {
+            Judged::Ready(Ok(verdict)) => Now::Ready(Answer::Verdict(Box::new(verdict))),
+            Judged::Ready(Err(failure)) => Now::failure(failure),
+            Judged::Later(verdict) => later(async move { verdict.await.map(|it| Answer::Verdict(Box::new(it))) }),
+        }
+    }
+
+    pub(super) fn validate_batch(self: &Arc<Self>, caller: &Arc<Caller>, batch: &[Validate<'_>]) -> Now {
+        if batch.is_empty() || batch.len() > BATCH_MAX {
+            return Now::failure(Failure::new(ErrorCode::BadRequest, format!("a batch has 1 to {BATCH_MAX} tokens")));
+        }
+        // Policy and form are decided for all before the first is looked at: a refused batch has spent nothing.
+        for ask in batch {
+            let permitted = self.authorise(caller, &policy::Ask::validate(&ask.scopes), None);
+            if let Err(failure) = permitted.and_then(|_| check(ask)) {
+                return Now::failure(failure);
+            }
+        }
+        let judged: Vec<Judged> = batch.iter().map(|ask| self.judged(caller, ask)).collect();
+        if judged.iter().all(|it| matches!(it, Judged::Ready(_))) {
+            let verdicts = judged.into_iter().map(|it| match it {
+                Judged::Ready(verdict) => verdict,
+                Judged::Later(_) => unreachable!("all were seen to be ready"),
+            });
+            return match verdicts.collect() {
+                Ok(verdicts) => Now::Ready(Answer::Verdicts(verdicts)),
+                Err(failure) => Now::failure(failure),
+            };
+        }
+        later(async move {
+            // All at once, so that counted uses share a commit.
+            let verdicts = join_all(judged.into_iter().map(|it| async move {
+                match it {
+                    Judged::Ready(verdict) => verdict,
+                    Judged::Later(verdict) => verdict.await,
+                }
+            }));
+            verdicts.await.into_iter().collect::<Result<_, _>>().map(Answer::Verdicts)
+        })
+    }
+
+    fn judged(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Judged {
+        let asked = policy::Ask::validate(&ask.scopes);
+        let grant = match self.authorise(caller, &asked, None) {
+            Ok(grant) => grant,
+            Err(failure) => return Judged::Ready(Err(failure)),
+        };
+        if let Err(failure) = check(ask) {
+            return Judged::Ready(Err(failure));
+        }
+        let now = self.clock.now();
+        let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
+        let from = ask.from.map(canonical);
+        let Ok(token) = Token::parse(ask.token) else {
+            return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, Reason::Malformed, None, now)));
+        };
+        let found = match self.store.lookup(token.id) {
+            Ok(found) => found.record,
+            Err(error) => return Judged::Ready(Err(store_failure(&error))),
+        };
+        let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
+        let (true, Some(record)) = (genuine, found) else {
+            return Judged::Ready(Ok(self.stranger(
+                caller,
+                ask,
+                from,
+                from_asserted,
+                Reason::Unknown,
+                Some(token.id),
+                now,
+            )));
+        };
+        let circumstances = Circumstances {
+            now,
+            scopes: &ask.scopes,
+            audience: ask.audience,
+            from: from.filter(|_| from_asserted),
+            unit: caller.peer.unit.as_deref(),
+            uid: caller.uid(),
+        };
+        let outcome = match judge(&record, &circumstances) {
+            Judgement::Good => self.spend(&record, ask.peek),
+            Judgement::Bad(reason) => Outcome::Inactive(reason, Vec::new()),
+            Judgement::Lacks(missing) => Outcome::Inactive(Reason::InsufficientScope, missing),
+        };
+        let question = || Question {
+            scopes: ask.scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            audience: ask.audience.map(str::to_owned),
+            from,
+            from_asserted,
+            note: ask.note.map(str::to_owned),
+            peek: ask.peek,
+        };
+        match outcome {
+            Outcome::Inactive(reason, missing) => {
+                self.refuse_known(caller, &record, &question(), reason, now);
+                Judged::Ready(Ok(verdict(&record, Some(reason), missing, now)))
+            }
+            Outcome::Active if record.max_uses.is_some() && !ask.peek => {
+                let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), question());
+                Judged::Later(Box::pin(async move { service.count_use(&caller, record.id, question).await }))
+            }
+            Outcome::Active => self.active(caller, record, ask, from, now, question),
+        }
+    }
+
+    /// Rate, then uses. The rate is spent only when both have room, and the use only when it is committed.
+    fn spend(&self, record: &TokenRecord, peek: bool) -> Outcome {
+        let boottime = self.clock.boottime();
+        let within = |spend| record.rate.is_none_or(|rate| self.rates.allow(record.family, rate, boottime, spend));
+        if !within(false) {
+            return Outcome::Inactive(Reason::RateLimited, Vec::new());
+        }
+        if is_exhausted(record) {
+            return Outcome::Inactive(Reason::Exhausted, Vec::new());
+        }
+        if !peek && !within(true) {
+            return Outcome::Inactive(Reason::RateLimited, Vec::new());
+        }
+        Outcome::Active
+    }
+
+    /// An *active* whose line is counted with others', or is the first of its window and is waited for.
+    #[allow(clippy::too_many_arguments, reason = "the hot path copies nothing that it may not need")]
+    fn active(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        record: Arc<TokenRecord>,
+        ask: &Validate<'_>,
+        from: Option<std::net::IpAddr>,
+        now: UnixTime,
+        question: impl Fn() -> Question,
+    ) -> Judged {
+        let key = use_key(&caller.peer, ask, record.id, from);
+        let recording = self.audit.used(key, now, || self.use_event(caller, &record, &question(), None, now));
+        let good = verdict(&record, None, Vec::new(), now);
+        match recording {
+            Recording::Done => {
+                self.note_use(caller, record.id, from, ask.peek, now);
+                Judged::Ready(Ok(good))
+            }
+            Recording::Unavailable => Judged::Ready(Err(audit_unavailable())),
+            Recording::Wait(receipt) => {
+                let (service, caller, peek) = (Arc::clone(self), Arc::clone(caller), ask.peek);
+                Judged::Later(Box::pin(async move {
+                    receipt.wait().await.map_err(|_| audit_unavailable())?;
+                    service.note_use(&caller, record.id, from, peek, now);
+                    Ok(good)
+                }))
+            }
+        }
+    }
+
+    /// A use that is counted: decided again inside the transaction, durable before *active*.
+    async fn count_use(&self, caller: &Caller, id: TokenId, question: Question) -> Result<Verdict, Failure> {
+        if !self.audit.ready() {
+            return Err(audit_unavailable());
+        }
+        enum Counted {
+            Use(Box<TokenRecord>, Box<AuditEvent>),
+            Not(Box<TokenRecord>, Reason, Vec<String>),
+            Gone,
+        }
+        let now = self.clock.now();
+        let (unit, uid, label) = (caller.peer.unit.clone(), caller.uid(), caller.peer.label());
+        let asked = question.clone();
+        let job = move |txn: &mut crate::store::Txn<'_>| -> Result<Counted, StoreError> {
+            let Some(record) = txn.record(id)? else { return Ok(Counted::Gone) };
+            let scopes: Vec<&str> = asked.scopes.iter().map(String::as_str).collect();
+            let circumstances = Circumstances {
+                now,
+                scopes: &scopes,
+                audience: asked.audience.as_deref(),
+                from: asked.from.filter(|_| asked.from_asserted),
+                unit: unit.as_deref(),
+                uid,
+            };
+            match judge(&record, &circumstances) {
+                Judgement::Bad(reason) => return Ok(Counted::Not(Box::new(record), reason, Vec::new())),
+                Judgement::Lacks(missing) => {
+                    return Ok(Counted::Not(Box::new(record), Reason::InsufficientScope, missing));
+                }
+                Judgement::Good => {}
+            }
+            if is_exhausted(&record) {
+                return Ok(Counted::Not(Box::new(record), Reason::Exhausted, Vec::new()));
+            }
+            let mut used = record;
+            used.uses += 1;
+            used.version += 1;
+            txn.put(used.clone(), Effect::Restricts)?;
+            let mut event = event_of_use(&used, &asked, label, None, now);
+            let generation = txn.announce(|generation| {
+                event.generation = Some(generation);
+                event.encode()
+            })?;
+            event.generation = Some(generation);
+            Ok(Counted::Use(Box::new(used), Box::new(event)))
+        };
+        let committed = self.store.write(job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
+        match committed.value {
+            Counted::Use(record, event) => {
+                let generation = event.generation.unwrap_or(committed.generation);
+                let receipt = self.audit.committed(generation, *event);
+                receipt.wait().await.map_err(|_| audit_unavailable())?;
+                self.note_use(caller, id, question.from, false, now);
+                Ok(verdict(&record, None, Vec::new(), now))
+            }
+            Counted::Not(record, reason, missing) => {
+                self.refuse_known(caller, &record, &question, reason, now);
+                Ok(verdict(&record, Some(reason), missing, now))
+            }
+            Counted::Gone => Ok(inactive(Reason::Unknown)),
+        }
+    }
+
+    /// Somebody who did not show the right secret: told one of two reasons, and nothing else.
+    #[allow(clippy::too_many_arguments, reason = "what a line needs, nothing of it made before it is needed")]
+    fn stranger(
+        &self,
+        caller: &Caller,
+        ask: &Validate<'_>,
+        from: Option<std::net::IpAddr>,
+        from_asserted: bool,
+        reason: Reason,
+        id: Option<TokenId>,
+        now: UnixTime,
+    ) -> Verdict {
+        let key = refusal_key(&caller.peer, None, reason.name());
+        self.audit.refused(key, self.refusal(caller), false, now, || {
+            let mut event = AuditEvent::new(EventKind::Deny, now);
+            event.outcome = Some("inactive".into());
+            event.reason = Some(reason.name().into());
+            event.id = id;
+            event.peer = Some(caller.peer.label());
+            event.scopes = Some(ask.scopes.iter().map(|&scope| scope.to_owned()).collect());
+            event.audience = ask.audience.map(str::to_owned);
+            event.from = from;
+            event.from_asserted = from.map(|_| from_asserted);
+            event.note = ask.note.map(str::to_owned);
+            event
+        });
+        inactive(reason)
+    }
+
+    /// A refusal to who showed the right secret: coalesced by token. A canary and a rotated-out token are alerts.
+    fn refuse_known(&self, caller: &Caller, record: &TokenRecord, question: &Question, reason: Reason, now: UnixTime) {
+        let key = refusal_key(&caller.peer, Some(record.id), reason.name());
+        let alert = matches!(reason, Reason::Canary | Reason::Rotated);
+        let refusal = self.refusal(caller);
+        self.audit.refused(key, refusal, alert, now, || self.use_event(caller, record, question, Some(reason), now));
+    }
+
+    pub(super) fn refuse_plain(&self, peer: &Peer, reason: &'static str, event: AuditEvent) {
+        let refusal = Refusal { uid: peer.uid, exempt: self.settings().policy.standing(peer).full };
+        self.audit.refused(refusal_key(peer, None, reason), refusal, false, event.time, || event);
+    }
+
+    /// Whose budget of lines a refusal is charged to; peers with full rights have none.
+    fn refusal(&self, caller: &Caller) -> Refusal {
+        Refusal { uid: caller.peer.uid, exempt: caller.standing(&self.settings()).full }
+    }
+
+    fn use_event(
+        &self,
+        caller: &Caller,
+        record: &TokenRecord,
+        question: &Question,
+        reason: Option<Reason>,
+        now: UnixTime,
+    ) -> AuditEvent {
+        event_of_use(record, question, caller.peer.label(), reason, now)
+    }
+
+    fn note_use(&self, caller: &Caller, id: TokenId, from: Option<std::net::IpAddr>, peek: bool, now: UnixTime) {
+        if !peek {
+            let unit = caller.peer.unit.as_deref().map(str::to_owned);
+            self.store.note_use(id, LastUse { at: now, unit, uid: caller.peer.uid, from, count: 1 });
+        }
+    }
+}
+
+/// Form and sizes of what is asked.
+fn check(ask: &Validate<'_>) -> Result<(), Failure> {
+    let too_long = |field, max| Err(invalid(Invalid::Text { field, max }));
+    if ask.token.len() > TEXT_MAX {
+        return too_long("token", TEXT_MAX);
+    }
+    if ask.scopes.len() > SCOPES_MAX {
+        return Err(invalid(Invalid::Scope(scope::ScopeError::TooMany)));
+    }
+    for scope in &ask.scopes {
+        scope::check_required(scope).map_err(|error| invalid(error.into()))?;
+    }
+    if ask.audience.is_some_and(|audience| audience.is_empty() || !is_clean(audience, NAME_MAX)) {
+        return too_long("audience", NAME_MAX);
+    }
+    if ask.note.is_some_and(|note| !is_clean(note, NOTE_MAX)) {
+        return too_long("note", NOTE_MAX);
+    }
+    if ask.note.is_some_and(crate::token::holds_token) {
+        return Err(invalid(Invalid::LooksLikeToken("note")));
+    }
+    Ok(())
+}
+
+/// Uses are alike when token, process, address and all that was asked are the same.
+fn use_key(peer: &Peer, ask: &Validate<'_>, id: TokenId, from: Option<std::net::IpAddr>) -> UseKey {
+    UseKey::of(|hasher| {
+        (id, peer.pid, peer.uid, peer.unit.as_deref(), from).hash(hasher);
+        (&ask.scopes, ask.audience, ask.note, ask.peek).hash(hasher);
+    })
+}
+
+/// Refusals are alike by uid, unit and reason; those of a token that was really shown, by token too.
+fn refusal_key(peer: &Peer, id: Option<TokenId>, reason: &'static str) -> UseKey {
+    UseKey::of(|hasher| (id, peer.uid, peer.unit.as_deref(), reason).hash(hasher))
+}
+
+fn event_of_use(
+    record: &TokenRecord,
+    question: &Question,
+    peer: crate::peer::PeerLabel,
+    reason: Option<Reason>,
+    now: UnixTime,
+) -> AuditEvent {
+    let kind = match reason {
+        None => EventKind::Use,
+        Some(Reason::Canary) => EventKind::Canary,
+        Some(Reason::Rotated) => EventKind::Reuse,
+        Some(_) => EventKind::Deny,
+    };
+    let mut event = AuditEvent::new(kind, now);
+    event.outcome = Some(if reason.is_none() { "active".into() } else { "inactive".into() });
+    event.reason = reason.map(|reason| reason.name().into());
+    event.id = Some(record.id);
+    event.name = Some(record.name.clone());
+    event.subject = Some(record.subject.clone());
+    event.kind = Some(record.kind);
+    event.scopes = Some(question.scopes.clone());
+    event.audience.clone_from(&question.audience);
+    event.peer = Some(peer);
+    event.from = question.from;
+    event.from_asserted = question.from.map(|_| question.from_asserted);
+    event.note = match (&question.note, question.peek) {
+        (note, false) => note.clone(),
+        (None, true) => Some("peek".to_owned()),
+        (Some(note), true) => Some(format!("peek: {note}")),
+    };
+    event
+}
+
+fn verdict(record: &TokenRecord, reason: Option<Reason>, missing_scopes: Vec<String>, now: UnixTime) -> Verdict {
+    Verdict { active: reason.is_none(), reason, missing_scopes, token: Some(Box::new(view::info(record, None, now))) }
+}
+
+fn inactive(reason: Reason) -> Verdict {
+    Verdict { active: false, reason: Some(reason), missing_scopes: Vec::new(), token: None }
+}
