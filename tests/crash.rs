@@ -254,10 +254,10 @@ fn check(journal: &Journal, image: &[u8], done: usize, thoroughly: bool, what: &
     (disk, generation)
 }
 
-/// Cuts at one place: killed, everything unsynced lost, and three random parts of it lost.
-fn losses(done: usize) -> [Lost; 5] {
-    let random = |n| Lost::Random(done as u64 * 4 + n);
-    [Lost::Nothing, Lost::Everything, random(0), random(1), random(2)]
+/// Cuts at one place: killed, everything unsynced lost, and two random parts of it lost.
+fn losses(done: usize) -> [Lost; 4] {
+    let random = |n| Lost::Random(done as u64 * 2 + n);
+    [Lost::Nothing, Lost::Everything, random(0), random(1)]
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn cut_anywhere_what_was_answered_is_there_and_what_was_not_is_absent_or_whole()
     // Every state that there was has been seen, and enough of them.
     let newest = *journal.effects.keys().max().unwrap();
     assert!(seen.generations.len() as u64 > newest * 8 / 10, "{} of {newest}", seen.generations.len());
-    assert!(seen.images >= 3000, "{} images", seen.images);
-    assert!(seen.twice >= 1000, "{} images cut twice", seen.twice);
+    assert!(seen.images >= 2500, "{} images", seen.images);
+    assert!(seen.twice >= 800, "{} images cut twice", seen.twice);
 }
 
 #[derive(Default)]
@@ -328,7 +328,7 @@ fn cut_everywhere(journal: &Journal, log: &[Event], worker: usize, workers: usiz
             if done == synced && variant > 0 {
                 continue;
             }
-            let number = done as u64 * 5 + variant as u64;
+            let number = done as u64 * 4 + variant as u64;
             let mut image = durable.clone();
             unsynced(&mut image, &log[synced..done], lost);
             let what = format!("cut after {done} of {}, {lost:?}", log.len());

@@ -32,13 +32,19 @@ impl Engine {
     }
 
     /// Reads in one transaction, which ends with the call: a transaction kept open pins every page freed meanwhile.
+    ///
+    /// The handle is not held while `read` runs, so that `read` may come back here for another. If it is closed
+    /// meanwhile, to be opened again, `read` gets an error that [`was_closed`] knows.
     pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let db = self.hold();
-        let db = db.as_ref().ok_or(StoreError::Stopped)?;
-        guarded(|| read(&db.begin_read().map_err(read_error)?))
+        guarded(|| {
+            let db = self.hold();
+            let txn = db.as_ref().ok_or(StoreError::Stopped)?.begin_read().map_err(read_error)?;
+            drop(db);
+            read(&txn)
+        })
     }
 
     /// Closes the database in good order, and gives the lock back.
@@ -104,6 +110,11 @@ pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result
 /// An error of the operating system's.
 pub(super) fn io_error(doing: &'static str, error: io::Error) -> StoreError {
     StoreError::Io { doing, cause: Arc::new(error) }
+}
+
+/// Whether a read came to nothing only because the engine was closed under it.
+pub(super) fn was_closed(error: &StoreError) -> bool {
+    matches!(error, StoreError::Read(cause) if matches!(**cause, redb::Error::DatabaseClosed))
 }
 
 /// Whether the cause is that the file system has no room for this file.
