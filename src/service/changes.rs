@@ -129,8 +129,7 @@ impl Service {
             Which::Handles(handles) => {
                 let handles = handles.clone();
                 later(async move {
-                    let ids = service.resolve_all(&handles)?;
-                    service.revoke_ids(&caller, ids, reason, dry_run).await.map(Answer::Changed)
+                    service.revoke_handles(&caller, &handles, reason, dry_run).await.map(Answer::Changed)
                 })
             }
             Which::Token(text) if text.len() > TEXT_MAX => {
@@ -164,16 +163,23 @@ impl Service {
         Now::Later(answer)
     }
 
-    async fn revoke_ids(
+    async fn revoke_handles(
         &self,
         caller: &Arc<Caller>,
-        ids: Vec<TokenId>,
+        handles: &[Handle],
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<Changed, Failure> {
-        // Who may revoke nothing at all learns nothing about which ids exist.
+        // Before any is looked up: who may revoke nothing at all learns nothing about which ids exist.
         let ask = policy::Ask::to_token(Operation::Revoke, Ownership::Undecided);
-        let grant = self.authorise(caller, &ask, ids.first().copied())?;
+        let first = handles.first().and_then(|handle| token::id_of_handle(&handle.0).ok());
+        let grant = self.authorise(caller, &ask, first)?;
+        let ids = match self.resolve_all(handles) {
+            Err(failure) if grant.own_only && failure.code != ErrorCode::BadRequest => {
+                return Err(self.not_theirs(caller, Operation::Revoke, None));
+            }
+            ids => ids?,
+        };
         // A name service that hangs must not hold up who may revoke anything.
         let whose = if grant.own_only { Whose::OwnOf(self.user_name(caller).await) } else { Whose::Anyones };
         self.commit_revocation(caller, ids, reason, dry_run, whose).await
@@ -196,7 +202,14 @@ impl Service {
             let mut changed = nothing(dry_run);
             let standing = asking.standing(&settings);
             for id in ids {
-                let Some(record) = txn.record(id)? else { return Err(GivenUp::Failure(not_found())) };
+                let Some(record) = txn.record(id)? else {
+                    // To who may end only its own, another's token and none look alike.
+                    let ask = policy::Ask::to_token(Operation::Revoke, Ownership::NotOwn);
+                    return Err(match settings.policy.decide(&asking.peer, &standing, &ask) {
+                        Decision::Denied { needed } => GivenUp::Denied { needed, id },
+                        Decision::Granted(_) => GivenUp::Failure(not_found()),
+                    });
+                };
                 let own = match &whose {
                     Whose::Held => None,
                     Whose::OwnOf(name) => Some(ownership(&record, &asking, name)),
@@ -350,6 +363,12 @@ impl Service {
             found.await.ok().flatten()
         });
         waited.await.ok().flatten()
+    }
+
+    /// The answer about a token that is not there, to who may do this only to its own: as about another's.
+    pub(super) fn not_theirs(&self, caller: &Caller, operation: Operation, id: Option<TokenId>) -> Failure {
+        let ask = policy::Ask::to_token(operation, Ownership::NotOwn);
+        self.authorise(caller, &ask, id).err().unwrap_or_else(not_found)
     }
 
     fn resolve_all(&self, handles: &[Handle]) -> Result<Vec<TokenId>, Failure> {
