@@ -94,10 +94,10 @@ impl Service {
         let grant = self.authorise(caller, &policy::Ask::to_token(Operation::List, Ownership::Undecided), None)?;
         filter::check(&list.filter).map_err(invalid)?;
         let own_name = if grant.own_only { Some(self.user_name(caller).await) } else { None };
-        let permit = self.reader().await?;
+        let turn = self.reader(caller).await?;
         let (store, caller, now) = (self.store.clone(), Arc::clone(caller), self.clock.now());
         let page = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             let limit = (list.limit.max(1) as usize).min(PAGE_MAX);
             let scan = Scan { after: list.after, index: index(&list.filter), limit, visit_max: VISIT_MAX };
             let mut bytes = 0;
