@@ -4,6 +4,7 @@ mod daemon;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -119,6 +120,20 @@ fn root_in_a_container_a_uid_is_not_the_hosts_user() {
         daemon.ctl_as(33, "", &["revoke", id]).exits(77);
         assert_eq!(container.ctl(&daemon, uid, &format!("revoke {id}")).status.code(), Some(0));
     }
+}
+
+/// Two daemons that found no store at the same time went on with each other's unfinished file and log.
+#[test]
+fn one_daemon_starts_at_a_time() {
+    let mut daemon = Daemon::place("");
+    fs::DirBuilder::new().mode(0o700).create(daemon.path("state")).unwrap();
+    let other = fs::File::open(daemon.path("state")).unwrap();
+    other.lock().unwrap();
+    let (status, stderr) = daemon.refuses();
+    assert_eq!(status, 77, "{stderr}");
+    assert!(!daemon.path("key/master.key").exists() && !daemon.audit_log().exists());
+    drop(other);
+    daemon.run();
 }
 
 /// Listings and look-ups were first come, first served over all users: a page of root's took half a minute, and what
