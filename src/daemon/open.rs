@@ -77,6 +77,7 @@ pub fn open(config: &Config, credentials: Option<&Path>, time: Box<dyn TimeSourc
     let uid = nix::unistd::geteuid().as_raw();
     prepare_directories(config, uid)?;
     let path = &config.store.path;
+    let _alone = start_alone(path)?;
     let options = FileOptions { cache_bytes: config.store.cache_bytes as usize, ..FileOptions::default() };
     let unlocked = if path.symlink_metadata().is_ok() {
         unlock(config, credentials, uid, options)?
@@ -101,6 +102,18 @@ fn prepare_directories(config: &Config, uid: u32) -> Result<(), Failure> {
     }
     files::create_private_dir(parent(&config.audit.file), LOG_DIR_MODE)?;
     Ok(())
+}
+
+/// One daemon starts at a time, until the store itself is locked and has its name: two that both found none would take
+/// each other's unfinished file, and write to one log.
+fn start_alone(store: &Path) -> Result<fs::File, Failure> {
+    let failed = store_failure(store);
+    let dir = fs::File::open(parent(store)).map_err(|error| failed(store_io("begun alone", error)))?;
+    match dir.try_lock() {
+        Ok(()) => Ok(dir),
+        Err(fs::TryLockError::WouldBlock) => Err(failed(StoreError::AlreadyOpen)),
+        Err(fs::TryLockError::Error(error)) => Err(failed(store_io("begun alone", error))),
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -140,7 +153,7 @@ fn found(
     }
     let temporary = path.with_extension("new");
     match files::open_private(&temporary, Access::ReadWrite, uid) {
-        // Left by a start that was cut off; it never held a token. If its lock is held, another daemon is starting.
+        // Left by a start that was cut off; it never held a token. If its lock is held, somebody has it open.
         Ok(left) => {
             if let Err(error @ StoreError::AlreadyOpen) = StoreFile::from_file(left, options).map(drop) {
                 return Err(failed(error));

@@ -192,6 +192,12 @@ impl Policy {
         }
     }
 
+    /// Whether the peer's uid says which user of this host it is. In a container it does not, unless that is one which
+    /// the very user has made: the root of a container can take any uid, and must not pass for whoever has it here.
+    pub fn knows_user(&self, peer: &Peer) -> bool {
+        rule::is_on_the_host(peer, &self.own) || rule::is_in_a_container_of_its_own(peer)
+    }
+
     /// Decides a request. `standing` must be what [`Self::standing`] of this policy said of `peer`.
     ///
     /// Of several rules that grant it the most useful counts: one for all tokens before one for the peer's own, then one

@@ -95,7 +95,7 @@ pub(super) fn is_on_the_host(peer: &Peer, own: &Own) -> bool {
 
 /// Whether the peer is in a container below its own `user@N.service`, and has that very uid: there the user is the
 /// container's root and can take no other. Its groups are not believed.
-fn is_in_a_container_of_its_own(peer: &Peer) -> bool {
+pub(super) fn is_in_a_container_of_its_own(peer: &Peer) -> bool {
     let (Some(container), Some(unit)) = (peer.container.as_deref(), peer.unit.as_deref()) else { return false };
     let uid = unit.strip_prefix("user@").and_then(|rest| rest.strip_suffix(".service"));
     peer.uid != 0

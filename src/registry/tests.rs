@@ -20,6 +20,16 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
+/// Issued while the clock stood ten years ahead, and the clock is right again: not good for ten years and a day.
+#[test]
+fn a_token_of_the_future_is_not_good_before_it_was_issued() {
+    let it = record(&message::Issue { ttl: Some(DAY), ..named() });
+    let asked = Circumstances { now: NOW.saturating_sub(3650 * DAY), ..ASKED };
+    assert_eq!(judge(&it, &asked), Judgement::Bad(Reason::NotYetValid));
+    assert_eq!(it.state(asked.now), State::NotYetValid);
+    assert_eq!(judge(&it, &ASKED), Judgement::Good);
+}
+
 /// A record that breaks every check of validate at once; healing them one by one shows the order.
 #[test]
 fn the_order_of_checks_is_fixed() {

@@ -85,7 +85,7 @@ fn state(record: &TokenRecord, now: UnixTime) -> Option<Reason> {
         Some(Reason::Rotated)
     } else if record.expires_at.is_some_and(|at| now >= at) {
         Some(Reason::Expired)
-    } else if record.not_before.is_some_and(|at| now < at) {
+    } else if now < record.begins_at() {
         Some(Reason::NotYetValid)
     } else if record.kind == Kind::Canary {
         Some(Reason::Canary)

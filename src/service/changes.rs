@@ -2,15 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
 use super::{Caller, LOOKUP_WAIT, Later, Now, Service, audit_unavailable, invalid, later, store_failure};
-use crate::audit::{AuditEvent, EventKind};
+use crate::audit::{AuditEvent, EventKind, Receipt};
 use crate::config::Operation;
-use crate::policy::{self, Decision, IssueAsk, Ownership};
+use crate::peer::{CONTAINER_UNKNOWN, Peer};
+use crate::policy::{self, Decision, IssueAsk, Ownership, Standing};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{Answer, Changed, Failure, Handle, Issue, Issued, Revoke, SecretText, Which};
-use crate::protocol::{IDS_MAX, NOTE_MAX, is_clean};
+use crate::protocol::{IDS_MAX, NAME_MAX, NOTE_MAX, is_clean};
 use crate::registry::issue::{Parties, Plan, plan};
 use crate::registry::revoke::{Revocation, relatives, revoke};
 use crate::registry::validate::is_genuine;
@@ -52,7 +54,7 @@ impl Service {
         let standing = caller.standing(&settings);
         let own_name = self.user_name(caller).await;
         let mut plan = plan(&request, &settings.rules).map_err(invalid)?;
-        let subject = plan.subject.take().unwrap_or_else(|| default_subject(caller, &own_name, &plan));
+        let subject = plan.subject.take().unwrap_or_else(|| default_subject(&standing, caller, &own_name, &plan));
         plan.subject = Some(subject.clone());
 
         let ask = policy::Ask::issue(IssueAsk {
@@ -67,7 +69,7 @@ impl Service {
         if !standing.full && !self.issues.allow(caller.peer.uid, settings.issue_per_uid, self.clock.boottime(), true) {
             return Err(self.over_limit(caller, "issue_per_uid", settings.issue_per_uid.count.into()));
         }
-        let subject_uid = if subject == own_name { caller.uid() } else { self.uid_of(&subject).await };
+        let subject_uid = if subject == own_name { caller.uid() } else { self.uid_of(caller, &subject).await };
         // Before the commit: what can't be recorded is not made.
         if !self.audit.ready() {
             return Err(audit_unavailable());
@@ -87,7 +89,7 @@ impl Service {
 
         let quota = if standing.full { None } else { Some(settings.tokens_per_uid) };
         let (uid, peer) = (caller.peer.uid, caller.peer.label());
-        let job = move |txn: &mut Txn<'_>| -> Result<AuditEvent, GivenUp> {
+        let job = move |txn: &mut Txn<'_>| -> Result<((), Vec<AuditEvent>), GivenUp> {
             if let Some(quota) = quota {
                 let limit = usize::try_from(quota).unwrap_or(usize::MAX);
                 if txn.live_count(uid, limit)? >= limit {
@@ -99,13 +101,12 @@ impl Service {
             event.peer = Some(peer);
             txn.put(record, Effect::New)?;
             announce(txn, &mut event)?;
-            Ok(event)
+            Ok(((), vec![event]))
         };
-        let event = match self.store.write(job).await.map_err(|error| store_failure(&error))? {
-            Ok(committed) => committed.value,
+        match self.commit(caller, 1, job).await.map_err(|error| store_failure(&error))? {
+            Ok(((), lines)) => self.recorded(lines).await,
             Err(given_up) => return Err(self.given_up(caller, Operation::Issue, given_up)),
-        };
-        self.record_change(event).await;
+        }
         let text = Zeroizing::new(String::from(token.reveal().as_str()));
         Ok(Issued { token: SecretText::new(text.as_str().to_owned()), info })
     }
@@ -128,10 +129,9 @@ impl Service {
             }
             Which::Handles(handles) => {
                 let handles = handles.clone();
-                later(async move {
-                    let ids = service.resolve_all(&handles)?;
-                    service.revoke_ids(&caller, ids, reason, dry_run).await.map(Answer::Changed)
-                })
+                later(
+                    async move { service.revoke_handles(&caller, &handles, reason, dry_run).await.map(Answer::Changed) },
+                )
             }
             Which::Token(text) if text.len() > TEXT_MAX => {
                 Now::failure(invalid(Invalid::Text { field: "token", max: TEXT_MAX }))
@@ -164,16 +164,23 @@ impl Service {
         Now::Later(answer)
     }
 
-    async fn revoke_ids(
+    async fn revoke_handles(
         &self,
         caller: &Arc<Caller>,
-        ids: Vec<TokenId>,
+        handles: &[Handle],
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<Changed, Failure> {
-        // Who may revoke nothing at all learns nothing about which ids exist.
+        // Before any is looked up: who may revoke nothing at all learns nothing about which ids exist.
         let ask = policy::Ask::to_token(Operation::Revoke, Ownership::Undecided);
-        let grant = self.authorise(caller, &ask, ids.first().copied())?;
+        let first = handles.first().and_then(|handle| token::id_of_handle(&handle.0).ok());
+        let grant = self.authorise(caller, &ask, first)?;
+        let ids = match self.resolve_all(handles) {
+            Err(failure) if grant.own_only && failure.code != ErrorCode::BadRequest => {
+                return Err(self.not_theirs(caller, Operation::Revoke, None));
+            }
+            ids => ids?,
+        };
         // A name service that hangs must not hold up who may revoke anything.
         let whose = if grant.own_only { Whose::OwnOf(self.user_name(caller).await) } else { Whose::Anyones };
         self.commit_revocation(caller, ids, reason, dry_run, whose).await
@@ -190,13 +197,20 @@ impl Service {
     ) -> Result<Changed, Failure> {
         let now = self.clock.now();
         let settings = self.settings();
-        let asking = Arc::clone(caller);
+        let (asking, weight) = (Arc::clone(caller), ids.len());
         let job = move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
             let mut revoked: Vec<TokenRecord> = Vec::new();
             let mut changed = nothing(dry_run);
             let standing = asking.standing(&settings);
             for id in ids {
-                let Some(record) = txn.record(id)? else { return Err(GivenUp::Failure(not_found())) };
+                let Some(record) = txn.record(id)? else {
+                    // To who may end only its own, another's token and none look alike.
+                    let ask = policy::Ask::to_token(Operation::Revoke, Ownership::NotOwn);
+                    return Err(match settings.policy.decide(&asking.peer, &standing, &ask) {
+                        Decision::Denied { needed } => GivenUp::Denied { needed, id },
+                        Decision::Granted(_) => GivenUp::Failure(not_found()),
+                    });
+                };
                 let own = match &whose {
                     Whose::Held => None,
                     Whose::OwnOf(name) => Some(ownership(&record, &asking, name)),
@@ -235,14 +249,13 @@ impl Service {
             }
             Ok((changed, events))
         };
-        let (changed, events) = match self.store.write(job).await.map_err(|error| store_failure(&error))? {
-            Ok(committed) => committed.value,
-            Err(given_up) => return Err(self.given_up(caller, Operation::Revoke, given_up)),
-        };
-        for event in events {
-            self.record_change(event).await;
+        match self.commit(caller, weight, job).await.map_err(|error| store_failure(&error))? {
+            Ok((changed, lines)) => {
+                self.recorded(lines).await;
+                Ok(changed)
+            }
+            Err(given_up) => Err(self.given_up(caller, Operation::Revoke, given_up)),
         }
-        Ok(changed)
     }
 
     pub(super) async fn clock_reset(&self, caller: &Arc<Caller>) -> Result<UnixTime, Failure> {
@@ -255,7 +268,7 @@ impl Service {
         let clock = Arc::clone(&self.clock);
         let taken = Arc::new(Mutex::new(None));
         let keep = Arc::clone(&taken);
-        let job = move |txn: &mut Txn<'_>| -> Result<AuditEvent, GivenUp> {
+        let job = move |txn: &mut Txn<'_>| -> Result<(UnixTime, Vec<AuditEvent>), GivenUp> {
             // The mark is persisted with this very commit, which takes it from the clock.
             let (after, old) = clock.reset();
             *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(old);
@@ -265,35 +278,63 @@ impl Service {
             event.peer = Some(peer);
             event.note = Some(format!("the time that counted was {before}"));
             announce(txn, &mut event)?;
-            Ok(event)
+            Ok((after, vec![event]))
         };
-        let written = self.store.write(job).await;
-        let event = match written {
-            Ok(Ok(committed)) => committed.value,
+        let written = self.commit(caller, 1, job).await;
+        match written {
+            Ok(Ok((after, lines))) => {
+                self.recorded(lines).await;
+                Ok(after)
+            }
             failed => {
                 // What is not durable and audited has not happened.
                 if let Some(old) = taken.lock().unwrap_or_else(PoisonError::into_inner).take() {
                     self.clock.undo_reset(old);
                 }
-                return Err(match failed {
+                Err(match failed {
                     Ok(Err(given_up)) => self.given_up(caller, Operation::Admin, given_up),
                     Err(error) => store_failure(&error),
                     Ok(Ok(_)) => unreachable!("taken above"),
-                });
+                })
             }
-        };
-        let after = event.time;
-        self.record_change(event).await;
-        Ok(after)
+        }
     }
 
-    /// The line of a durable change. It is in the outbox already: if the log can't take it now, it follows later, and
-    /// the answer is not held back for longer than the audit's `max_wait`.
-    async fn record_change(&self, event: AuditEvent) {
-        let generation = event.generation.unwrap_or_default();
-        let receipt = self.audit.committed(generation, event);
-        if receipt.wait().await.is_err() {
-            tracing::warn!(generation, "a change is durable, but its line waits: the audit log can't be written");
+    /// Commits in the peer's turn and hands the lines of what it did to the audit; `weight`: about so many records.
+    ///
+    /// In a task of its own: a change may become durable after its asker has given up, and its line is due all the same.
+    pub(super) async fn commit<T, E>(
+        &self,
+        caller: &Caller,
+        weight: usize,
+        job: impl FnOnce(&mut Txn<'_>) -> Result<(T, Vec<AuditEvent>), E> + Send + 'static,
+    ) -> Result<Result<(T, Vec<Receipt>), E>, StoreError>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let turn = self.writers.take(caller, &self.settings(), weight).await.ok_or(StoreError::Stopped)?;
+        let (store, audit) = (self.store.clone(), self.audit.clone());
+        let committed = tokio::spawn(async move {
+            let _turn = turn;
+            let done = store.write(job).await?;
+            Ok(done.map(|committed| {
+                let (value, events) = committed.value;
+                let lines = events.into_iter();
+                let told = lines.map(|event| audit.committed(event.generation.unwrap_or_default(), event));
+                (value, told.collect())
+            }))
+        });
+        committed.await.unwrap_or(Err(StoreError::JobPanicked))
+    }
+
+    /// Waits for the lines of durable changes. They are in the outbox already: if the log can't take them now, they
+    /// follow later, and the answer is not held back for longer than the audit's `max_wait`, however many they are.
+    async fn recorded(&self, lines: Vec<Receipt>) {
+        let waited = join_all(lines.into_iter().map(Receipt::wait)).await;
+        let late = waited.iter().filter(|line| line.is_err()).count();
+        if late > 0 {
+            tracing::warn!("{late} changes are durable, but their lines wait: the audit log can't be written");
         }
     }
 
@@ -325,31 +366,59 @@ impl Service {
         self.refuse_plain(&caller.peer, "limit_reached", event);
     }
 
-    /// The peer's user name, looked up off the event loop and for one second at most; else `uid:1000`.
+    /// The peer's user name, looked up off the event loop and for one second at most; else `uid:1000`. In a container
+    /// it is `uid:0@docker-0123`.
     pub(super) async fn user_name(&self, caller: &Caller) -> String {
         let uid = caller.peer.uid;
+        if !self.settings().policy.knows_user(&caller.peer) {
+            return contained_name(&caller.peer);
+        }
+        if let Some(name) = caller.known_name(self.clock.boottime()) {
+            return name;
+        }
         let names = Arc::clone(&self.names);
-        let name = self.look_up(move || names.user_of(uid).ok().flatten()).await;
-        name.unwrap_or_else(|| format!("uid:{uid}"))
+        // Known by now, if others on this connection were before us.
+        let known = || caller.known_name(self.clock.boottime());
+        let found = self.look_up(caller, known, move || names.user_of(uid)).await;
+        let name = found.clone().flatten().unwrap_or_else(|| format!("uid:{uid}"));
+        if found.is_some() {
+            caller.learn_name(self.clock.boottime(), &name);
+        }
+        name
     }
 
-    async fn uid_of(&self, subject: &str) -> Option<u32> {
+    async fn uid_of(&self, caller: &Caller, subject: &str) -> Option<u32> {
         let (names, subject) = (Arc::clone(&self.names), subject.to_owned());
-        self.look_up(move || names.uid_of(&subject).ok().flatten()).await
+        self.look_up(caller, || None, move || names.uid_of(&subject)).await.flatten()
     }
 
-    async fn look_up<T: Send + 'static>(&self, look: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
-        // The permit goes with the thread: one that hangs in a name service keeps its place, and the rest of us go on.
+    /// What the name services say; `None` when they do not in time.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        known: impl Fn() -> Option<T>,
+        look: impl FnOnce() -> std::io::Result<Option<T>> + Send + 'static,
+    ) -> Option<Option<T>> {
+        // The turn goes with the thread: one that hangs in a name service keeps its place, and the rest of us go on.
         let waited = tokio::time::timeout(LOOKUP_WAIT, async {
-            let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+            let turn = self.lookups.take(caller, &self.settings(), 1).await?;
+            if let Some(known) = known() {
+                return Some(Some(known));
+            }
             let found = tokio::task::spawn_blocking(move || {
                 let found = look();
-                drop(permit);
+                drop(turn);
                 found
             });
-            found.await.ok().flatten()
+            found.await.ok()?.ok()
         });
         waited.await.ok().flatten()
+    }
+
+    /// The answer about a token that is not there, to who may do this only to its own: as about another's.
+    pub(super) fn not_theirs(&self, caller: &Caller, operation: Operation, id: Option<TokenId>) -> Failure {
+        let ask = policy::Ask::to_token(operation, Ownership::NotOwn);
+        self.authorise(caller, &ask, id).err().unwrap_or_else(not_found)
     }
 
     fn resolve_all(&self, handles: &[Handle]) -> Result<Vec<TokenId>, Failure> {
@@ -360,14 +429,28 @@ impl Service {
     }
 }
 
-fn default_subject(caller: &Caller, own_name: &str, plan: &Plan) -> String {
-    if caller.peer.uid == 0 { plan.name.clone() } else { own_name.to_owned() }
+/// The name of a peer in a container, where a uid is no user of this host: what it issues is its own there only.
+fn contained_name(peer: &Peer) -> String {
+    let container = peer.container.as_deref().unwrap_or(CONTAINER_UNKNOWN);
+    let name = format!("uid:{}@{container}", peer.uid);
+    if is_clean(&name, NAME_MAX) {
+        return name;
+    }
+    // Who may make cgroups may call them anything.
+    format!("uid:{}@{}", peer.uid, blake3::hash(container.as_bytes()).to_hex())
+}
+
+fn default_subject(standing: &Standing, caller: &Caller, own_name: &str, plan: &Plan) -> String {
+    if standing.full && caller.peer.uid == 0 { plan.name.clone() } else { own_name.to_owned() }
 }
 
 /// Whether a token is the peer's own: its issuer or its subject, by uid *and* by name as stored, so that neither a
 /// later user of the same name nor one of the same uid inherits it.
 pub(super) fn ownership(record: &TokenRecord, caller: &Caller, own_name: &str) -> Ownership {
     let Some(uid) = caller.uid() else { return Ownership::NotOwn };
+    if caller.peer.container.as_deref() == Some(CONTAINER_UNKNOWN) {
+        return Ownership::NotOwn;
+    }
     let issued = record.issuer_uid == uid && record.issuer == own_name;
     let stands_for = record.subject_uid == Some(uid) && record.subject == own_name;
     if issued || stands_for { Ownership::Own } else { Ownership::NotOwn }

@@ -19,6 +19,7 @@ mod caller;
 mod changes;
 mod settings;
 mod trail;
+mod turns;
 mod validate;
 mod views;
 
@@ -45,11 +46,18 @@ use crate::vault::Keyring;
 
 pub use caller::Caller;
 pub use settings::Settings;
+use turns::Turns;
 
 /// Listings and audit queries that run at a time: each holds a thread and a page in memory.
 const READERS_MAX: usize = 8;
+/// The same of one user.
+const READERS_EACH: usize = 2;
 /// Look-ups of user names that run at a time; a name service that hangs must not take all threads.
 const LOOKUPS_MAX: usize = 4;
+/// The same of one user.
+const LOOKUPS_EACH: usize = 1;
+/// Records that the changes of one user which wait for the writer may be about: two transactions full.
+const WRITES_EACH: usize = 1024;
 /// How long a user name is waited for; then it is `uid:1000`.
 const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 
@@ -128,8 +136,9 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
-    readers: Arc<Semaphore>,
-    lookups: Arc<Semaphore>,
+    readers: Turns,
+    lookups: Turns,
+    writers: Turns,
     stopping: AtomicBool,
 }
 
@@ -151,8 +160,9 @@ impl Service {
             rates: RateLimiter::default(),
             issues: RateLimiter::default(),
             finders: RateLimiter::default(),
-            readers: Arc::new(Semaphore::new(READERS_MAX)),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            readers: Turns::new(READERS_MAX, READERS_EACH),
+            lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
+            writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
             stopping: AtomicBool::new(false),
         })
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::turns::Turn;
 use super::{Caller, Service, invalid};
 use crate::audit::{Filter, Page, QueryError, Summary, VerifyReport};
 use crate::config::Operation;
@@ -34,18 +34,18 @@ impl Service {
         let _ = self.audit.barrier().await;
         let mut appended = self.audit.appended();
         appended.mark_unchanged();
-        let mut page = self.page(&filter, query.after).await?;
+        let mut page = self.page(caller, &filter, query.after).await?;
         if query.wait && page.lines.is_empty() && !page.more {
             // One line at least has come, or nothing has for a while; it need not be one that is wanted.
             if let Ok(Ok(())) = tokio::time::timeout(FOLLOW_WAIT, appended.changed()).await {
-                page = self.page(&filter, Some(page.next)).await?;
+                page = self.page(caller, &filter, Some(page.next)).await?;
             }
         }
         Ok(AuditLines { lines: page.lines, next: page.next, end: !page.more })
     }
 
-    async fn page(&self, filter: &Filter, after: Option<String>) -> Result<Page, Failure> {
-        let _permit = self.reader().await?;
+    async fn page(&self, caller: &Caller, filter: &Filter, after: Option<String>) -> Result<Page, Failure> {
+        let _permit = self.reader(caller).await?;
         self.audit.query(filter.clone(), after, LINES_MAX).await.map_err(query_failure)
     }
 
@@ -78,23 +78,24 @@ impl Service {
         let _ = self.authorise(caller, &policy::Ask::of(Operation::Audit), None)?;
         let id = self.resolve(&handle, false)?;
         let _ = self.audit.barrier().await;
-        let _permit = self.reader().await?;
+        let _permit = self.reader(caller).await?;
         let summary = self.audit.summary(id).await.map_err(query_failure)?;
         Ok(summary_json(&id.to_string(), &summary).to_string())
     }
 
     pub(super) async fn audit_verify(&self, caller: &Arc<Caller>) -> Result<String, Failure> {
         let _ = self.authorise(caller, &policy::Ask::of(Operation::Audit), None)?;
-        let _permit = self.reader().await?;
+        let _permit = self.reader(caller).await?;
         match self.audit.verify(Vec::new()).await {
             Ok(report) => Ok(report_json(&report).to_string()),
             Err(error) => Err(Failure::new(ErrorCode::Unavailable, format!("the audit log can't be read: {error}"))),
         }
     }
 
-    pub(super) async fn reader(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let permit = Arc::clone(&self.readers).acquire_owned().await;
-        permit.map_err(|_| Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"))
+    /// The peer's turn to read what takes a while.
+    pub(super) async fn reader(&self, caller: &Caller) -> Result<Turn, Failure> {
+        let turn = self.readers.take(caller, &self.settings(), 1).await;
+        turn.ok_or_else(|| Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"))
     }
 }
 

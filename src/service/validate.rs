@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use super::changes::announce;
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
 use crate::config::AssertAddress;
@@ -206,15 +207,15 @@ impl Service {
             return Err(audit_unavailable());
         }
         enum Counted {
-            Use(Box<TokenRecord>, Box<AuditEvent>),
+            Use(Box<TokenRecord>),
             Not(Box<TokenRecord>, Reason, Vec<String>),
             Gone,
         }
         let now = self.clock.now();
         let (unit, uid, label) = (caller.peer.unit.clone(), caller.uid(), caller.peer.label());
         let asked = question.clone();
-        let job = move |txn: &mut crate::store::Txn<'_>| -> Result<Counted, StoreError> {
-            let Some(record) = txn.record(id)? else { return Ok(Counted::Gone) };
+        let job = move |txn: &mut crate::store::Txn<'_>| -> Result<(Counted, Vec<AuditEvent>), StoreError> {
+            let Some(record) = txn.record(id)? else { return Ok((Counted::Gone, Vec::new())) };
             let scopes: Vec<&str> = asked.scopes.iter().map(String::as_str).collect();
             let circumstances = Circumstances {
                 now,
@@ -225,33 +226,30 @@ impl Service {
                 uid,
             };
             match judge(&record, &circumstances) {
-                Judgement::Bad(reason) => return Ok(Counted::Not(Box::new(record), reason, Vec::new())),
+                Judgement::Bad(reason) => return Ok((Counted::Not(Box::new(record), reason, Vec::new()), Vec::new())),
                 Judgement::Lacks(missing) => {
-                    return Ok(Counted::Not(Box::new(record), Reason::InsufficientScope, missing));
+                    return Ok((Counted::Not(Box::new(record), Reason::InsufficientScope, missing), Vec::new()));
                 }
                 Judgement::Good => {}
             }
             if is_exhausted(&record) {
-                return Ok(Counted::Not(Box::new(record), Reason::Exhausted, Vec::new()));
+                return Ok((Counted::Not(Box::new(record), Reason::Exhausted, Vec::new()), Vec::new()));
             }
             let mut used = record;
             used.uses += 1;
             used.version += 1;
             txn.put(used.clone(), Effect::Restricts)?;
             let mut event = event_of_use(&used, &asked, label, None, now);
-            let generation = txn.announce(|generation| {
-                event.generation = Some(generation);
-                event.encode()
-            })?;
-            event.generation = Some(generation);
-            Ok(Counted::Use(Box::new(used), Box::new(event)))
+            announce(txn, &mut event)?;
+            Ok((Counted::Use(Box::new(used)), vec![event]))
         };
-        let committed = self.store.write(job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
-        match committed.value {
-            Counted::Use(record, event) => {
-                let generation = event.generation.unwrap_or(committed.generation);
-                let receipt = self.audit.committed(generation, *event);
-                receipt.wait().await.map_err(|_| audit_unavailable())?;
+        let committed = self.commit(caller, 1, job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
+        let (counted, lines) = committed;
+        match counted {
+            Counted::Use(record) => {
+                for line in lines {
+                    line.wait().await.map_err(|_| audit_unavailable())?;
+                }
                 self.note_use(caller, id, question.from, false, now);
                 Ok(verdict(&record, None, Vec::new(), now))
             }

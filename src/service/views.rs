@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::changes::{not_found, ownership};
-use super::{Caller, Service, invalid, not_permitted, store_failure};
+use super::{Caller, Service, invalid, store_failure};
 use crate::config::Operation;
 use crate::policy::{self, Ownership};
 use crate::protocol::code::ErrorCode;
@@ -66,19 +66,22 @@ impl Service {
         super::later(async move {
             let first =
                 service.authorise(&caller, &policy::Ask::to_token(Operation::Show, Ownership::Undecided), None)?;
+            // Looked up whether or not there is such a token, so that the time of an answer does not say either.
+            let own_name = if first.own_only { Some(service.user_name(&caller).await) } else { None };
             let found = service
                 .resolve(&handle, false)
                 .and_then(|id| Ok((id, service.store.lookup(id).map_err(|error| store_failure(&error))?.record)));
             let record = match found {
                 Ok((_, Some(record))) => record,
                 // Who may see only its own is not told which others exist.
-                Ok((_, None)) if first.own_only => return Err(not_permitted()),
-                Err(failure) if first.own_only && failure.code != ErrorCode::BadRequest => return Err(not_permitted()),
+                Ok((id, None)) if first.own_only => return Err(service.not_theirs(&caller, Operation::Show, Some(id))),
+                Err(failure) if first.own_only && failure.code != ErrorCode::BadRequest => {
+                    return Err(service.not_theirs(&caller, Operation::Show, None));
+                }
                 Ok((_, None)) => return Err(not_found()),
                 Err(failure) => return Err(failure),
             };
-            if first.own_only {
-                let own_name = service.user_name(&caller).await;
+            if let Some(own_name) = own_name {
                 let own = ownership(&record, &caller, &own_name);
                 let _ = service.authorise(&caller, &policy::Ask::to_token(Operation::Show, own), Some(record.id))?;
             }
@@ -91,10 +94,10 @@ impl Service {
         let grant = self.authorise(caller, &policy::Ask::to_token(Operation::List, Ownership::Undecided), None)?;
         filter::check(&list.filter).map_err(invalid)?;
         let own_name = if grant.own_only { Some(self.user_name(caller).await) } else { None };
-        let permit = self.reader().await?;
+        let turn = self.reader(caller).await?;
         let (store, caller, now) = (self.store.clone(), Arc::clone(caller), self.clock.now());
         let page = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             let limit = (list.limit.max(1) as usize).min(PAGE_MAX);
             let scan = Scan { after: list.after, index: index(&list.filter), limit, visit_max: VISIT_MAX };
             let mut bytes = 0;

@@ -132,7 +132,7 @@ impl TokenRecord {
             State::Rotated
         } else if self.expires_at.is_some_and(|at| now >= at) {
             State::Expired
-        } else if self.not_before.is_some_and(|at| now < at) {
+        } else if now < self.begins_at() {
             State::NotYetValid
         } else if self.max_uses.is_some_and(|max| self.uses >= max) {
             State::Exhausted
@@ -143,6 +143,12 @@ impl TokenRecord {
         } else {
             State::Active
         }
+    }
+
+    /// When it begins to be good: never before it was issued. A token issued while the clock stood years ahead must not
+    /// be good for those years once the clock is right again.
+    pub fn begins_at(&self) -> UnixTime {
+        self.not_before.map_or(self.issued_at, |at| at.max(self.issued_at))
     }
 
     /// Whether its successor has taken over, or another took the place of this one before it was used.
