@@ -4,9 +4,10 @@ mod daemon;
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, id_of, reachable};
@@ -133,6 +134,47 @@ fn one_daemon_starts_at_a_time() {
     assert_eq!(status, 77, "{stderr}");
     assert!(!daemon.path("key/master.key").exists() && !daemon.audit_log().exists());
     drop(other);
+    daemon.run();
+}
+
+/// Somebody following the audit log held each stop up for the whole of the drain.
+#[test]
+fn who_follows_does_not_hold_the_stop_up() {
+    let mut daemon = Daemon::start();
+    let mut follower =
+        daemon.ctl_command(&["audit", "--follow"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdout = follower.stdout.take().unwrap();
+    let (told, heard) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut said = [0; 1];
+        let _ = told.send(stdout.read_exact(&mut said).is_ok());
+        stdout
+    });
+    // It follows from where the log ends when it begins: once it has printed a line it waits for the next.
+    while heard.recv_timeout(Duration::from_millis(200)).is_err() {
+        daemon.issue(&["t"]);
+    }
+    let _stdout = reader.join().unwrap();
+    let begun = Instant::now();
+    daemon.stop();
+    let took = begun.elapsed();
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(!daemon.said().contains("cut off"), "{}", daemon.said());
+    assert!(took < Duration::from_secs(4), "the stop took {took:?}");
+}
+
+/// The directory of the log was taken as it was: anyone could take the trail away.
+#[test]
+fn a_log_directory_that_anyone_can_write_is_refused() {
+    let mut daemon = Daemon::start();
+    daemon.stop();
+    fs::set_permissions(daemon.path("log"), fs::Permissions::from_mode(0o777)).unwrap();
+    let (status, stderr) = daemon.refuses();
+    assert!(status == 77 && stderr.contains("chmod"), "{status}: {stderr}");
+    fs::set_permissions(daemon.path("log"), fs::Permissions::from_mode(0o750)).unwrap();
+    fs::rename(daemon.path("log"), daemon.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", daemon.path("log")).unwrap();
     daemon.run();
 }
 

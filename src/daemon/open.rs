@@ -13,7 +13,7 @@ use super::exit::Failure;
 use crate::audit::{Audit, AuditBoot, AuditEvent, AuditMac, AuditOptions, LogState, OpenReport, Seal, keyed_mac};
 use crate::config::{Config, Unsynced};
 use crate::store::{Boot, FileOptions, Store, StoreError, StoreFile, StoreOptions};
-use crate::sys::files::{self, Access, FileError, PRIVATE_DIR};
+use crate::sys::files::{self, Access, FileError, Owner, PRIVATE_DIR};
 use crate::sys::memory::LockedKey;
 use crate::sys::net;
 use crate::systemd::Inherited;
@@ -26,6 +26,8 @@ const SOCKET_MODE: u32 = 0o666;
 const SOCKET_DIR_MODE: u32 = 0o755;
 /// Mode of the directory of the log; its group may read.
 const LOG_DIR_MODE: u32 = 0o750;
+/// The most that it may have: the group's business is its administrator's.
+const LOG_DIR_MODE_MAX: u32 = 0o775;
 /// Whose members may read the log, where there is such a group.
 const LOG_GROUP: &str = "adm";
 
@@ -100,7 +102,12 @@ fn prepare_directories(config: &Config, uid: u32) -> Result<(), Failure> {
         files::create_private_dir(dir, PRIVATE_DIR)?;
         files::check_private_dir(dir, uid, PRIVATE_DIR)?;
     }
-    files::create_private_dir(parent(&config.audit.file), LOG_DIR_MODE)?;
+    let log = parent(&config.audit.file);
+    files::create_private_dir(log, LOG_DIR_MODE)?;
+    // It may be a link to a larger disk; but whoever can write where it leads can take the trail away.
+    let log =
+        fs::canonicalize(log).map_err(|source| FileError::Io { doing: "look at", path: log.to_owned(), source })?;
+    files::check_private_dir(&log, Owner::OrRoot(uid), LOG_DIR_MODE_MAX)?;
     Ok(())
 }
 

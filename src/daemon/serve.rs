@@ -156,13 +156,25 @@ impl Running {
         retry.tick().await;
         let store = self.store.clone();
         let mut fault = std::pin::pin!(store.fatal());
-        loop {
+        let Signals { terminate, interrupt, hangup } = &mut signals;
+        let mut ended = std::pin::pin!(async {
             tokio::select! {
-                _ = signals.terminate.recv() => return Ok(()),
-                _ = signals.interrupt.recv() => return Ok(()),
-                _ = signals.hangup.recv() => self.reload().await,
-                _ = retry.tick() => self.retry_names().await,
-                fault = &mut fault => return Err(Failure::Fatal(fault)),
+                _ = terminate.recv() => Ok(()),
+                _ = interrupt.recv() => Ok(()),
+                fault = &mut fault => Err(Failure::Fatal(fault)),
+            }
+        });
+        loop {
+            let reloads = tokio::select! {
+                ended = &mut ended => return ended,
+                _ = hangup.recv() => true,
+                _ = retry.tick() => false,
+            };
+            let work = async { if reloads { self.reload().await } else { self.retry_names().await } };
+            // A name service or a disk that hangs the reload must not keep us from ending.
+            tokio::select! {
+                ended = &mut ended => return ended,
+                () = work => {}
             }
         }
     }

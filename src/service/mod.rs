@@ -25,11 +25,11 @@ mod views;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::Operation;
@@ -141,7 +141,8 @@ pub struct Service {
     readers: Turns,
     lookups: Turns,
     writers: Turns,
-    stopping: AtomicBool,
+    /// True from the stop on; who waits for something that may never come hears of it.
+    stopping: watch::Sender<bool>,
 }
 
 impl Service {
@@ -166,7 +167,7 @@ impl Service {
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
         })
     }
 
@@ -177,7 +178,7 @@ impl Service {
 
     /// Answers a request, at once or later.
     pub fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
-        if self.stopping.load(Ordering::Acquire) {
+        if *self.stopping.borrow() {
             return Now::failure(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"));
         }
         match ask {
@@ -215,7 +216,7 @@ impl Service {
 
     /// From now on every request is answered with `stopping`.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
     }
 
     /// Puts new settings in force. Connections work out their standing anew at their next request.

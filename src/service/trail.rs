@@ -37,7 +37,15 @@ impl Service {
         let mut page = self.page(caller, &filter, query.after).await?;
         if query.wait && page.lines.is_empty() && !page.more {
             // One line at least has come, or nothing has for a while; it need not be one that is wanted.
-            if let Ok(Ok(())) = tokio::time::timeout(FOLLOW_WAIT, appended.changed()).await {
+            let mut stopping = self.stopping.subscribe();
+            let come = tokio::time::timeout(FOLLOW_WAIT, async {
+                tokio::select! {
+                    come = appended.changed() => come.is_ok(),
+                    // Nobody who follows holds the stop up.
+                    _ = stopping.wait_for(|stopping| *stopping) => false,
+                }
+            });
+            if come.await.unwrap_or(false) {
                 page = self.page(caller, &filter, Some(page.next)).await?;
             }
         }
