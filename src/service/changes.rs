@@ -26,6 +26,7 @@ use crate::token::{self, TEXT_MAX, Token, TokenId};
 const FINDER_RATE: Rate = Rate { count: 1, per: std::time::Duration::from_secs(1) };
 
 /// Which tokens a revocation may be of.
+#[derive(Clone)]
 enum Whose {
     /// The one whose secret was shown: whoever holds it may end it.
     Held,
@@ -198,58 +199,68 @@ impl Service {
         let now = self.clock.now();
         let settings = self.settings();
         let (asking, weight) = (Arc::clone(caller), ids.len());
-        let job = move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
-            let mut revoked: Vec<TokenRecord> = Vec::new();
-            let mut changed = nothing(dry_run);
-            let standing = asking.standing(&settings);
-            for id in ids {
-                let Some(record) = txn.record(id)? else {
-                    // To who may end only its own, another's token and none look alike.
-                    let ask = policy::Ask::to_token(Operation::Revoke, Ownership::NotOwn);
-                    return Err(match settings.policy.decide(&asking.peer, &standing, &ask) {
-                        Decision::Denied { needed } => GivenUp::Denied { needed, id },
-                        Decision::Granted(_) => GivenUp::Failure(not_found()),
-                    });
-                };
-                let own = match &whose {
-                    Whose::Held => None,
-                    Whose::OwnOf(name) => Some(ownership(&record, &asking, name)),
-                    Whose::Anyones => Some(Ownership::NotOwn),
-                };
-                if let Some(own) = own {
-                    let ask = policy::Ask::to_token(Operation::Revoke, own);
-                    if let Decision::Denied { needed } = settings.policy.decide(&asking.peer, &standing, &ask) {
-                        return Err(GivenUp::Denied { needed, id });
+        let job = || {
+            let (ids, reason, whose, asking, settings) =
+                (ids.clone(), reason.clone(), whose.clone(), Arc::clone(&asking), Arc::clone(&settings));
+            move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
+                let mut revoked: Vec<TokenRecord> = Vec::new();
+                let mut changed = nothing(dry_run);
+                let standing = asking.standing(&settings);
+                for id in ids {
+                    let Some(record) = txn.record(id)? else {
+                        // To who may end only its own, another's token and none look alike.
+                        let ask = policy::Ask::to_token(Operation::Revoke, Ownership::NotOwn);
+                        return Err(match settings.policy.decide(&asking.peer, &standing, &ask) {
+                            Decision::Denied { needed } => GivenUp::Denied { needed, id },
+                            Decision::Granted(_) => GivenUp::Failure(not_found()),
+                        });
+                    };
+                    let own = match &whose {
+                        Whose::Held => None,
+                        Whose::OwnOf(name) => Some(ownership(&record, &asking, name)),
+                        Whose::Anyones => Some(Ownership::NotOwn),
+                    };
+                    if let Some(own) = own {
+                        let ask = policy::Ask::to_token(Operation::Revoke, own);
+                        if let Decision::Denied { needed } = settings.policy.decide(&asking.peer, &standing, &ask) {
+                            return Err(GivenUp::Denied { needed, id });
+                        }
+                    }
+                    if let Revocation::Revoke(record) = revoke(&record, reason.as_deref(), asking.peer.uid, now) {
+                        revoked.push(*record);
                     }
                 }
-                if let Revocation::Revoke(record) = revoke(&record, reason.as_deref(), asking.peer.uid, now) {
-                    revoked.push(*record);
-                }
-            }
-            for record in &revoked {
-                for id in relatives(record).filter(|id| revoked.iter().all(|other| other.id != *id)) {
-                    if txn.record(id)?.is_some_and(|relative| !relative.state(now).ended()) {
-                        changed.still_good.push(id);
+                for record in &revoked {
+                    for id in relatives(record).filter(|id| revoked.iter().all(|other| other.id != *id)) {
+                        if txn.record(id)?.is_some_and(|relative| !relative.state(now).ended()) {
+                            changed.still_good.push(id);
+                        }
                     }
                 }
-            }
-            changed.count = revoked.len() as u64;
-            changed.ids = revoked.iter().map(|record| record.id).collect();
-            let mut events = Vec::new();
-            if !dry_run {
-                for record in revoked {
-                    let mut event = event_about(EventKind::Revoke, &record, now);
-                    event.reason = reason.clone().map(Into::into);
-                    event.peer = Some(asking.peer.label());
-                    event.note = matches!(whose, Whose::Held).then(|| "by who held it".to_owned());
-                    txn.put(record, Effect::Restricts)?;
-                    announce(txn, &mut event)?;
-                    events.push(event);
+                changed.count = revoked.len() as u64;
+                changed.ids = revoked.iter().map(|record| record.id).collect();
+                let mut events = Vec::new();
+                if !dry_run {
+                    for record in revoked {
+                        let mut event = event_about(EventKind::Revoke, &record, now);
+                        event.reason = reason.clone().map(Into::into);
+                        event.peer = Some(asking.peer.label());
+                        event.note = matches!(whose, Whose::Held).then(|| "by who held it".to_owned());
+                        txn.put(record, Effect::Restricts)?;
+                        announce(txn, &mut event)?;
+                        events.push(event);
+                    }
                 }
+                Ok((changed, events))
             }
-            Ok((changed, events))
         };
-        match self.commit(caller, weight, job).await.map_err(|error| store_failure(&error))? {
+        let written = match self.commit(caller, weight, job()).await {
+            // Somebody else took the disk's room at that very moment. The store has opened itself again, with the room that
+            // it keeps for this: a revocation is not refused for that.
+            Err(StoreError::NotWritten(_)) => self.commit(caller, weight, job()).await,
+            written => written,
+        };
+        match written.map_err(|error| store_failure(&error))? {
             Ok((changed, lines)) => {
                 self.recorded(lines).await;
                 Ok(changed)
