@@ -85,6 +85,69 @@ fn a_changed_log_is_found() {
     daemon.ctl(&["audit", "verify"]).exits(0);
 }
 
+/// The daemon notices that somebody changed its log, and goes on in it. What it says of that makes nothing good again:
+/// neither while it runs, nor when the log was changed while it was stopped.
+#[test]
+fn a_changed_log_stays_broken_when_the_daemon_goes_on() {
+    let broken = |daemon: &Daemon| {
+        let report = daemon.ctl(&["--json", "audit", "verify"]).exits(65).json();
+        assert_eq!(report["ok"], false);
+        assert_eq!((&report["first_bad"]["line"], &report["first_bad"]["class"]), (&2.into(), &"changed".into()));
+    };
+    for stopped in [false, true] {
+        let mut daemon = Daemon::start();
+        let token = daemon.issue(&["t"]);
+        daemon.ctl_with(&token, &["validate"]).exits(0);
+        daemon.ctl(&["audit", "verify"]).exits(0);
+        if stopped {
+            daemon.stop();
+        }
+        // As sed -i does it, which renames a new file over the old one.
+        let text = fs::read_to_string(daemon.audit_log()).unwrap();
+        let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
+        assert!(lines.len() > 2, "{text}");
+        let uid = lines[1].find("\"uid\":").unwrap() + 6;
+        lines[1].insert(uid, '9');
+        let edited = daemon.path("log/edited");
+        fs::write(&edited, lines.concat()).unwrap();
+        fs::set_permissions(&edited, fs::metadata(daemon.audit_log()).unwrap().permissions()).unwrap();
+        fs::rename(&edited, daemon.audit_log()).unwrap();
+        if stopped {
+            daemon.run();
+        } else {
+            broken(&daemon);
+        }
+        for scope in ["a", "b"] {
+            daemon.ctl_with(&token, &["validate", "--scope", scope]).exits(1);
+            broken(&daemon);
+        }
+        daemon.stop();
+        assert!(daemon.trail().iter().any(|line| line["event"] == "gap"), "the daemon has noticed");
+        daemon.run();
+        broken(&daemon);
+    }
+}
+
+/// What was taken away as a whole can't be checked: `verify` says how much that is, and does not call it untouched.
+#[test]
+fn lines_that_are_in_no_file_are_counted() {
+    let mut daemon = Daemon::start();
+    let token = daemon.issue(&["t"]);
+    let whole = daemon.ctl(&["audit", "verify"]).exits(0);
+    assert!(whole.stdout.starts_with("intact: no line was removed"), "{}", whole.stdout);
+    daemon.stop();
+    let gone = fs::read_to_string(daemon.audit_log()).unwrap().lines().count();
+    fs::remove_file(daemon.audit_log()).unwrap();
+    daemon.run();
+    daemon.ctl_with(&token, &["validate"]).exits(0);
+    let report = daemon.ctl(&["--json", "audit", "verify"]).exits(0).json();
+    assert_eq!((&report["ok"], &report["missing_lines"]), (&true.into(), &gone.into()));
+    assert_eq!(report["segments"].as_array().unwrap().len(), 1, "{report}");
+    let text = daemon.ctl(&["audit", "verify"]).exits(0).stdout;
+    assert!(text.starts_with(&format!("intact as far as it goes: {gone} lines are not in these files")), "{text}");
+    assert!(text.contains("audit.log was absent"), "{text}");
+}
+
 /// Rotation by rename and SIGHUP: the chain goes on over the files.
 #[test]
 fn the_chain_goes_on_over_rotation() {

@@ -163,17 +163,22 @@ impl<'a> RawLine<'a> {
 
     /// What it says of where the chain goes on, if it is of the kinds that may.
     fn anchor(&self) -> Option<Anchor> {
-        #[derive(Deserialize)]
-        struct Note {
-            note: Option<String>,
-        }
         if !["seal", "gap", "recovered"].into_iter().any(|event| self.is_event(event)) {
             return None;
         }
+        self.note()?.parse().ok()
+    }
+
+    /// Its note, if it has one.
+    pub(super) fn note(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Note {
+            #[serde(default)]
+            note: Option<String>,
+        }
         let mut json = self.body.to_vec();
         json.push(b'}');
-        let note: Note = serde_json::from_slice(&json).ok()?;
-        note.note?.parse().ok()
+        serde_json::from_slice::<Note>(&json).ok()?.note
     }
 
     /// Whether it is a line of that event, which stands right after the number.
@@ -203,7 +208,8 @@ pub(super) fn finish_line(buffer: &mut Vec<u8>, from: usize, previous: Mac, key:
 pub(super) struct Anchor {
     /// The MAC that this line's MAC was computed after.
     pub(super) mac: Mac,
-    /// The last good line before it; what may stand between is not vouched for.
+    /// The last good line before it. What stands between is left alone, and vouched for by nobody: to `verify` it is
+    /// damage all the same.
     pub(super) last: u64,
     /// The offset at which this line stands in its file.
     pub(super) at: u64,
@@ -283,6 +289,8 @@ pub(super) struct Visit<'a> {
     pub(super) tie: Tie,
     /// Which line it is of those walked, from 1.
     pub(super) number: u64,
+    /// Bytes stand between the two that are no good line; this one says so itself.
+    pub(super) skipped: Option<Bad>,
 }
 
 /// Where bytes begin that are no good line.
@@ -312,7 +320,7 @@ pub(super) struct Walk {
 }
 
 /// Follows the chain through one file from `offset` on. Bytes that are no good line end it, unless a later line says
-/// that what is before it is not vouched for.
+/// that it goes on there: that they are skipped is for `visit` to judge.
 ///
 /// # Errors
 /// When the file can't be read.
@@ -339,7 +347,7 @@ pub(super) fn walk(
         });
         match (line, tie) {
             (Some(line), Some(tie)) => {
-                visit(Visit { line, before: walk.tip, tie, number });
+                visit(Visit { line, before: walk.tip, tie, number, skipped: walk.bad });
                 walk.tip = Tip::at(&line);
                 walk.good_end = walk.end;
                 walk.lines += 1;

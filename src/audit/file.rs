@@ -4,7 +4,7 @@
 //! taken. [`LogFile`] is what the writer needs of it, so that tests put a failing or blocking disk in its place.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -169,6 +169,20 @@ impl LogFile for DiskLog {
     }
 }
 
+/// Reads a file from an offset of its own: several may read one handle at a time.
+pub(super) struct ReadAt<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for ReadAt<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
 /// A file of the log, opened for reading.
 pub(super) struct Opened {
     pub(super) path: PathBuf,
@@ -192,15 +206,13 @@ impl Opened {
     }
 
     /// Reads from `offset` on.
-    pub(super) fn read_from(&self, offset: u64) -> io::Result<BufReader<&File>> {
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(BufReader::with_capacity(256 * 1024, file))
+    pub(super) fn read_from(&self, offset: u64) -> BufReader<ReadAt<'_>> {
+        BufReader::with_capacity(256 * 1024, ReadAt { file: &self.file, offset })
     }
 
     /// The time in its first line, as it is written there (such texts sort as the times do), and its number.
     fn first_line(&self) -> Option<([u8; 27], u64)> {
-        let mut reader = self.read_from(0).ok()?;
+        let mut reader = self.read_from(0);
         let mut line = Vec::new();
         read_line(&mut reader, &mut line).ok()?;
         let time = line.strip_prefix(b"{\"time\":\"")?.get(..27)?.try_into().ok()?;
@@ -240,10 +252,9 @@ pub(super) fn siblings(path: &Path) -> Vec<Opened> {
     files.into_iter().map(|(_, opened)| opened).collect()
 }
 
-/// BLAKE3 of the bytes of `file` from `from` to its end: names what is cut off without keeping it.
-pub(super) fn fingerprint(file: &Opened, from: u64) -> io::Result<String> {
+/// BLAKE3 of what is left to read: names what is cut off without keeping it.
+pub(super) fn fingerprint(reader: &mut dyn Read) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let mut reader = file.read_from(from)?;
     let mut chunk = vec![0; 64 * 1024];
     loop {
         match reader.read(&mut chunk)? {

@@ -193,7 +193,7 @@ pub(super) fn page(path: &Path, filter: &Filter, cursor: Option<&str>, limit: us
     let (mut bytes, mut scanned) = (0, 0);
     let mut line = Vec::new();
     for file in &files[first.min(files.len())..] {
-        let mut reader = file.read_from(offset).map_err(QueryError::Read)?;
+        let mut reader = file.read_from(offset);
         (at.inode, at.offset) = (file.inode, offset);
         offset = 0;
         loop {
@@ -233,7 +233,7 @@ pub(super) fn summary(path: &Path, id: TokenId) -> Result<Summary, QueryError> {
     let mut summary = Summary::default();
     let mut line = Vec::new();
     for file in log_files(path) {
-        let mut reader = file.read_from(0).map_err(QueryError::Read)?;
+        let mut reader = file.read_from(0);
         while let Some(read) = read_line(&mut reader, &mut line).map_err(QueryError::Read)? {
             if !read.whole || !read.terminated || !wanted.wants(&line) {
                 continue;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a line is never doubled or silently lost. From the last seal on the chain is followed over all files; a
 //! torn tail is cut off and said in a chained `recovered` line; where lines are missing or can't be vouched for, the
-//! first new line says so and is an [`Anchor`]. Bytes from before the seal are never cut: they may be evidence.
+//! first new line says so and is an [`Anchor`]. Bytes from before the seal are never cut: they are evidence, and a line
+//! that says where the chain goes on after them makes none of them good.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,11 @@ use super::AuditError;
 use super::chain::{Anchor, AuditMac, Mac, RawLine, Seal, Tip, Walk, walk};
 use super::event::{EventKind, LINE_MAX};
 use super::file::{DiskLog, LogFile, Opened, fingerprint, siblings};
+
+/// What became of a torn tail.
+const CUT_OFF: &str = "cut off";
+/// It could not be: the file is append-only.
+pub(super) const LEFT_IN_PLACE: &str = "left in place";
 
 /// How the log that was found stands to what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,10 +175,10 @@ fn from_held(
     };
     for (i, file) in files.iter().enumerate().skip(first) {
         let start = if i == first { held.offset } else { 0 };
-        let mut found = walk(&mut file.read_from(start)?, start, tip, key, |good| visit(&good.line))?;
+        let mut found = walk(&mut file.read_from(start), start, tip, key, |good| visit(&good.line))?;
         if found.lines == 0 && i > first {
             // Files between this one and the last may be compressed by now.
-            let from_here = walk(&mut file.read_from(0)?, 0, Tip::START, key, |good| visit(&good.line))?;
+            let from_here = walk(&mut file.read_from(0), 0, Tip::START, key, |good| visit(&good.line))?;
             if from_here.lines > 0 && from_here.tip.seq > tip.seq {
                 found = from_here;
             }
@@ -209,7 +215,7 @@ fn from_start(
     let mut here: Option<Walk> = None;
     for (i, file) in files.iter().enumerate() {
         let mut look = |from: Tip| {
-            walk(&mut file.read_from(0)?, 0, from, key, |good| {
+            walk(&mut file.read_from(0), 0, from, key, |good| {
                 met |= held.is_some_and(|held| good.line.seq == held.seq && good.line.mac == held.mac);
                 visit(&good.line);
             })
@@ -266,7 +272,7 @@ fn cut(file: &Opened, found: &Walk) -> io::Result<Cut> {
         path: file.path.clone(),
         from: found.good_end,
         bytes: found.end - found.good_end,
-        fingerprint: fingerprint(file, found.good_end)?,
+        fingerprint: fingerprint(&mut file.read_from(found.good_end))?,
     })
 }
 
@@ -277,22 +283,23 @@ fn cut(file: &Opened, found: &Walk) -> io::Result<Cut> {
 pub(super) fn adopt(path: &Path, mode: u32, group: Option<u32>, mut survey: Survey) -> Result<Adopted, AuditError> {
     let failed = |source| AuditError::Open { path: path.to_owned(), source };
     let mut log = DiskLog::open(path, mode, group)?;
-    let mut lost = Vec::new();
+    let (mut lost, mut left) = (Vec::new(), false);
     for cut in &survey.cuts {
         let done = if cut.path == path { log.truncate(cut.from) } else { truncate_sibling(cut) };
         let how = match done {
-            Ok(()) => "cut off",
-            // An append-only file (chattr +a): the bytes stay, and the line after them vouches for none of them.
+            Ok(()) => CUT_OFF,
+            // An append-only file (chattr +a): the bytes stay, and the line after them says which they are.
             Err(error) => {
                 tracing::warn!(path = %cut.path.display(), %error, "a torn tail of the audit log can't be cut off");
                 if cut.path == path {
                     survey.stray = Some(Stray { len: cut.from + cut.bytes, terminated: false });
                     survey.anchored = true;
+                    left = true;
                 }
-                "left in place"
+                LEFT_IN_PLACE
             }
         };
-        lost.push((cut.bytes, cut.fingerprint.clone(), how));
+        lost.push((cut.bytes, torn_words(cut.bytes, &cut.fingerprint, survey.seq, how)));
     }
     let state = log.state().map_err(failed)?;
     let mut offset = survey.stray.map_or(survey.end, |stray| stray.len);
@@ -301,7 +308,7 @@ pub(super) fn adopt(path: &Path, mode: u32, group: Option<u32>, mut survey: Surv
         offset += 1;
     }
     let mut say = Vec::new();
-    if survey.anchored {
+    if survey.anchored && !left {
         let anchor = Anchor { mac: survey.mac, last: survey.last, at: offset };
         let missing = survey.seq - survey.last.min(survey.seq);
         let (event, outcome, words) = match survey.state {
@@ -317,19 +324,25 @@ pub(super) fn adopt(path: &Path, mode: u32, group: Option<u32>, mut survey: Surv
         let count = (missing > 0).then_some(missing);
         say.push(Say { event, outcome, note: anchor.note(&words), count });
     }
-    for (bytes, fingerprint, how) in lost {
-        say.push(Say {
-            event: EventKind::Recovered,
-            outcome: "recovered",
-            note: format!("{bytes} bytes (blake3 {fingerprint}) that followed line {} were {how}", survey.seq),
-            count: Some(bytes),
-        });
+    if left {
+        // The current file's own, which is the last of them, stands right before the first line.
+        lost.reverse();
+        let anchor = Anchor { mac: survey.mac, last: survey.last, at: offset };
+        lost[0].1 = anchor.note(&lost[0].1);
+    }
+    for (bytes, note) in lost {
+        say.push(Say { event: EventKind::Recovered, outcome: "recovered", note, count: Some(bytes) });
     }
     if !say.is_empty() {
         let (path, cut_bytes) = (path.display(), survey.cut_bytes());
         tracing::warn!(%path, state = ?survey.state, cut_bytes, "audit.log: {}", say[0].note);
     }
     Ok(Adopted { log, inode: state.inode, offset, seq: survey.seq, mac: survey.mac, say })
+}
+
+/// What a `recovered` line says in words. `verify` compares it with the bytes that were left in place.
+pub(super) fn torn_words(bytes: u64, fingerprint: &str, seq: u64, how: &str) -> String {
+    format!("{bytes} bytes (blake3 {fingerprint}) that followed line {seq} were {how}")
 }
 
 /// The tail of a file that was renamed, torn by a crash before the daemon was told to reopen.

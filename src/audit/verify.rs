@@ -1,15 +1,18 @@
 //! `audit verify`: whether a log is as it was written, and if not, where it stops being so and what was done to it.
 //!
 //! Invariant: any change of any byte of the lines up to the last seal, any line dropped, moved, added or doubled, and any
-//! cut tail is found, and the first bad line named. What the daemon itself has said in the chain (`recovered`, `gap`) is
-//! listed, not called damage; lines past the last seal are checked as well, but that some of them are gone can't show.
-//! Who holds the audit key can write any log: only the seals that syslog carried elsewhere show that.
+//! cut tail is found, and the first bad line named. That the daemon has noticed, and said so in the chain (`gap`), makes
+//! nothing good: bytes that are there must verify, and lines may be missing only before the first file's beginning, where
+//! older files were. What else it says (a torn tail that was cut off, events that were never written) is listed, not called
+//! damage. Lines past the last seal are checked as well, but that some of them are gone can't show. Who holds the audit
+//! key can write any log: only the seals that syslog carried elsewhere show that.
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use super::chain::{AuditMac, Bad, RawLine, Seal, Tie, Tip, read_line, walk};
-use super::file::Opened;
+use super::chain::{AuditMac, Bad, RawLine, Seal, Tie, Tip, Visit, read_line, walk};
+use super::file::{Opened, fingerprint};
+use super::recover::{LEFT_IN_PLACE, torn_words};
 
 /// How far beyond a bad line it is looked what was done, in bytes.
 const LOOK_AHEAD_BYTES: usize = 16 * 1024 * 1024;
@@ -78,11 +81,11 @@ pub struct Said {
     pub line: u64,
     /// Its number.
     pub seq: u64,
-    /// `gap` or `recovered`.
+    /// `gap` or `recovered`, or `seal` for a file that goes on from one which is not at hand.
     pub event: String,
-    /// In its words.
+    /// In its words, without the anchor before them.
     pub note: String,
-    /// Lines that are not in the files, between the line before and this one.
+    /// Sealed lines that are not in the files, because this one begins the oldest of them.
     pub missing: u64,
 }
 
@@ -103,6 +106,8 @@ pub struct VerifyReport {
     pub said: Vec<Said>,
     /// How many those are in all.
     pub said_count: u64,
+    /// Lines that are in none of the files, in all.
+    pub missing_lines: u64,
     /// Good lines past the last seal: whether more of them were there can't be known.
     pub past_seal: u64,
     /// The number that the seal is of.
@@ -110,7 +115,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether nothing was done to the log.
+    /// Whether nothing was done to what is there. Older files may be absent: see [`Self::missing_lines`].
     pub const fn intact(&self) -> bool {
         self.bad.is_none()
     }
@@ -158,7 +163,7 @@ impl Source for Opened {
     }
 
     fn open_at(&self, offset: u64) -> io::Result<Box<dyn BufRead + '_>> {
-        Ok(Box::new(self.read_from(offset)?.take(self.len.saturating_sub(offset))))
+        Ok(Box::new(self.read_from(offset).take(self.len.saturating_sub(offset))))
     }
 }
 
@@ -172,38 +177,38 @@ pub(super) fn verify_sources(
     let mut tip = Tip::START;
     let mut last_place = (PathBuf::new(), 0);
     for (i, source) in sources.iter().enumerate() {
-        let mut forked = None;
-        let mut forked_tip = tip;
+        let mut first = None;
         let found = walk(&mut *source.open_at(0)?, 0, tip, key, |good| {
-            if forked.is_some() {
+            if first.is_some() {
                 return;
             }
             let seq = good.line.seq;
-            if seal.is_some_and(|seal| seal.seq == seq && seal.mac != good.line.mac) {
-                forked = Some(good.number);
-                forked_tip = good.before;
+            first = wrong_before(*source, &good);
+            if first.is_none() && seal.is_some_and(|seal| seal.seq == seq && seal.mac != good.line.mac) {
+                first = Some(Wrong { at: At::Line(good.number, Damage::NotSealed), tip: good.before });
+            }
+            if first.is_some() {
                 return;
             }
             report.lines += 1;
             report.first_seq.get_or_insert(seq);
             report.last_seq = Some(seq);
             report.past_seal += u64::from(seal.is_some_and(|seal| seq > seal.seq));
-            if let Some(said) = said(source.path(), &good.line, good.tie, good.before, good.number) {
+            if let Some(said) = said(source.path(), &good) {
                 report.said_count += 1;
+                report.missing_lines += said.missing;
                 if report.said.len() < SAID_MAX {
                     report.said.push(said);
                 }
             }
         })?;
-        let bad = |line, tip: Tip, damage| BadLine { file: source.path().to_owned(), line, seq: tip.seq + 1, damage };
-        if let Some(number) = forked {
-            report.bad = Some(bad(number, forked_tip, Damage::NotSealed));
-            return Ok(report);
-        }
         tip = found.tip;
-        if let Some(place) = found.bad {
-            let damage = classify(sources, i, place, tip, key, seal)?;
-            report.bad = Some(bad(place.line, tip, damage));
+        if let Some(Wrong { at, tip }) = first.or(found.bad.map(|bad| Wrong { at: At::Bytes(bad), tip })) {
+            let (line, damage) = match at {
+                At::Line(line, damage) => (line, damage),
+                At::Bytes(bad) => (bad.line, classify(sources, i, bad, tip, key, seal)?),
+            };
+            report.bad = Some(BadLine { file: source.path().to_owned(), line, seq: tip.seq + 1, damage });
             return Ok(report);
         }
         last_place = (source.path().to_owned(), found.lines);
@@ -215,22 +220,60 @@ pub(super) fn verify_sources(
     Ok(report)
 }
 
-/// Whether a good line says that something is missing.
-fn said(file: &Path, line: &RawLine<'_>, tie: Tie, before: Tip, number: u64) -> Option<Said> {
-    #[derive(serde::Deserialize)]
-    struct Note {
-        #[serde(default)]
-        note: Option<String>,
+/// The first thing wrong in a file, and how far the chain was good.
+struct Wrong {
+    at: At,
+    tip: Tip,
+}
+
+enum At {
+    /// The line with this number; what was done is known.
+    Line(u64, Damage),
+    /// From these bytes on.
+    Bytes(Bad),
+}
+
+/// What is wrong between a good line and the one before it, whatever the line says of it.
+fn wrong_before(source: &dyn Source, good: &Visit<'_>) -> Option<Wrong> {
+    let wrong = |at| Some(Wrong { at, tip: good.before });
+    if let Some(bad) = good.skipped {
+        return if torn_piece(source, good, bad) { None } else { wrong(At::Bytes(bad)) };
     }
+    let jumped = !good.before.open && good.line.seq != good.before.seq + 1;
+    if jumped { wrong(At::Line(good.number, Damage::Removed)) } else { None }
+}
+
+/// Whether the bytes before a line are the one torn piece that its note names: behind everything that was sealed, and
+/// left there because the file is append-only.
+fn torn_piece(source: &dyn Source, good: &Visit<'_>, bad: Bad) -> bool {
+    let Tie::Said(anchor) = good.tie else { return false };
+    let next = good.before.seq.checked_add(1) == Some(good.line.seq) && anchor.last == good.before.seq;
+    if !next || bad.line.checked_add(1) != Some(good.number) || !good.line.is_event("recovered") {
+        return false;
+    }
+    // Without the newline that ends it, which the daemon wrote.
+    let bytes = anchor.at - bad.offset - 1;
+    let piece = source.open_at(bad.offset).and_then(|reader| fingerprint(&mut reader.take(bytes)));
+    piece.is_ok_and(|fingerprint| {
+        good.line.note() == Some(anchor.note(&torn_words(bytes, &fingerprint, anchor.last, LEFT_IN_PLACE)))
+    })
+}
+
+/// Whether a good line says that something is missing.
+fn said(file: &Path, good: &Visit<'_>) -> Option<Said> {
+    let line = &good.line;
+    // Lines may be missing only before the oldest file at hand.
+    let missing = if good.before.open { line.seq - 1 } else { 0 };
     // Only the daemon makes these events, and their name stands in a fixed place.
     let event = ["gap", "recovered"].into_iter().find(|event| line.is_event(event));
-    let jump = matches!(tie, Tie::Said(_)) && !before.open;
-    let event = event.or(jump.then_some("seal"))?;
-    let mut json = line.body.to_vec();
-    json.push(b'}');
-    let note = serde_json::from_slice::<Note>(&json).ok().and_then(|parsed| parsed.note).unwrap_or_default();
-    let missing = if jump { line.seq.saturating_sub(before.seq + 1) } else { 0 };
-    Some(Said { file: file.to_owned(), line: number, seq: line.seq, event: event.to_owned(), note, missing })
+    let event = event.or((missing > 0).then_some("seal"))?;
+    let mut note = line.note().unwrap_or_default();
+    if matches!(good.tie, Tie::Said(_))
+        && let Some((_, words)) = note.split_once(": ")
+    {
+        note = words.to_owned();
+    }
+    Some(Said { file: file.to_owned(), line: good.number, seq: line.seq, event: event.to_owned(), note, missing })
 }
 
 /// What was done at the first bad line, from what stands around it.

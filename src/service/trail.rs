@@ -142,7 +142,7 @@ fn report_json(report: &VerifyReport) -> Value {
     let said: Vec<Value> = report
         .said
         .iter()
-        .map(|said| json!({ "file": said.file.display().to_string(), "line": said.line, "event": said.event, "note": said.note }))
+        .map(|said| json!({ "file": said.file.display().to_string(), "line": said.line, "seq": said.seq, "event": said.event, "missing": said.missing, "note": said.note }))
         .collect();
     json!({
         "ok": report.intact(),
@@ -151,6 +151,7 @@ fn report_json(report: &VerifyReport) -> Value {
         "first_seq": report.first_seq,
         "last_seq": report.last_seq,
         "first_bad": first_bad,
+        "missing_lines": report.missing_lines,
         "segments": said,
         "unsealed_lines": report.past_seal,
         "sealed_seq": report.sealed_seq,

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::super::chain::finish_line;
+use super::super::chain::{Anchor, RawLine, finish_line};
+use super::super::file::fingerprint;
+use super::super::recover::{LEFT_IN_PLACE, torn_words};
 use super::super::verify::{Source, verify_sources};
 use super::*;
 
@@ -187,10 +189,10 @@ async fn what_was_said_can_not_be_moved_to_hide_something() {
     audit.stop().await.unwrap();
     std::fs::write(bench.path(), &bench.bytes()[..ends[3]]).unwrap();
     bench.open().stop().await.unwrap();
-    assert!(bench.verify().intact());
-    let lines: Vec<Vec<u8>> = bench.bytes().split_inclusive(|c| *c == b'\n').map(<[u8]>::to_vec).collect();
+    let lines = lines_of(&bench);
     let seal = bench.seal();
     assert_eq!(lines.len(), 5, "four lines and the gap");
+    assert_eq!(damage(&lines, seal.as_ref()), Some((5, 5, Damage::Removed)));
     for dropped in 0..4 {
         let mut less = lines.clone();
         less.remove(dropped);
@@ -203,6 +205,169 @@ async fn what_was_said_can_not_be_moved_to_hide_something() {
     let mut spoilt = lines.clone();
     spoilt[1][60] ^= 1;
     assert_eq!(damage(&spoilt, seal.as_ref()).map(|bad| bad.0), Some(2));
+}
+
+fn lines_of(bench: &Bench) -> Vec<Vec<u8>> {
+    bench.bytes().split_inclusive(|c| *c == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// Each kind of meddling with sealed lines, then a write of the daemon's or a restart, which ties a new line to the last
+/// one that it knows of. The verdict stays what it was.
+#[tokio::test]
+async fn no_line_of_the_daemon_makes_damage_good() {
+    type Meddle = fn(&mut Vec<Vec<u8>>);
+    let meddlers: [(&str, Meddle, u64, Damage); 8] = [
+        ("changed", |lines| lines[1][60] ^= 1, 2, Damage::Changed),
+        (
+            "changed to another length",
+            |lines| {
+                lines[1].splice(20..20, *b"xyz");
+            },
+            2,
+            Damage::Changed,
+        ),
+        ("the last one changed", |lines| lines[4][60] ^= 1, 5, Damage::Changed),
+        ("removed", |lines| drop(lines.remove(1)), 2, Damage::Removed),
+        ("the last one removed", |lines| drop(lines.remove(4)), 5, Damage::Removed),
+        ("added", |lines| lines.insert(1, b"{}\n".to_vec()), 2, Damage::Inserted),
+        ("swapped", |lines| lines.swap(1, 3), 2, Damage::Swapped),
+        ("doubled", |lines| lines.insert(2, lines[1].clone()), 3, Damage::Duplicated),
+    ];
+    for (what, meddle, line, expected) in meddlers {
+        for restarted in [false, true] {
+            let bench = Bench::new();
+            let mut audit = bench.open();
+            for _ in 0..5 {
+                audit.note(bench.event(EventKind::Reload));
+            }
+            audit.barrier().await.unwrap();
+            bench.second(&audit).await;
+            if restarted {
+                audit.stop().await.unwrap();
+            }
+            let mut lines = lines_of(&bench);
+            meddle(&mut lines);
+            // As sed -i does it: another file takes the name.
+            std::fs::write(bench.beside("edited"), lines.concat()).unwrap();
+            std::fs::rename(bench.beside("edited"), bench.path()).unwrap();
+            let found = |bench: &Bench| bench.verify().bad.map(|bad| (bad.line, bad.seq, bad.damage));
+            let before = found(&bench);
+            if restarted {
+                audit = bench.open();
+            }
+            for _ in 0..2 {
+                recorded(bench.used(&audit, "a")).await.unwrap();
+                bench.second(&audit).await;
+                assert_eq!(found(&bench), Some((line, line, expected)), "{what}, restarted: {restarted}");
+            }
+            assert_eq!(before.map(|bad| bad.0), Some(line), "{what}: the same line before the daemon noticed");
+            audit.stop().await.unwrap();
+            // A byte that is changed now, behind the first bad line or in it, hides nothing either.
+            let seal = bench.seal();
+            let lines = lines_of(&bench);
+            for at in (0..lines.len()).filter(|at| *at as u64 + 1 >= line) {
+                let mut more = lines.clone();
+                more[at][1] ^= 1;
+                assert_eq!(damage(&more, seal.as_ref()).map(|bad| bad.0), Some(line), "{what}, and line {at} changed");
+            }
+            for at in 0..line as usize - 1 {
+                let mut more = lines.clone();
+                more[at][1] ^= 1;
+                assert_eq!(damage(&more, seal.as_ref()).map(|bad| bad.0), Some(at as u64 + 1));
+            }
+        }
+    }
+}
+
+/// A file that began anew because the older one was gone: every byte of it is checked all the same.
+#[tokio::test]
+async fn after_a_gap_every_changed_byte_is_still_found() {
+    let bench = Bench::new();
+    let audit = bench.open();
+    for _ in 0..3 {
+        audit.note(bench.event(EventKind::Reload));
+    }
+    audit.barrier().await.unwrap();
+    bench.second(&audit).await;
+    std::fs::remove_file(bench.path()).unwrap();
+    for name in ["a", "b"] {
+        recorded(bench.used(&audit, name)).await.unwrap();
+    }
+    audit.stop().await.unwrap();
+    let checked = bench.verify();
+    assert!(checked.intact(), "{checked:?}");
+    assert_eq!((checked.first_seq, checked.missing_lines), (Some(4), 3));
+    let (whole, seal) = (bench.bytes(), bench.seal());
+    for at in 0..whole.len() {
+        let mut spoilt = whole.clone();
+        spoilt[at] ^= 1;
+        let line = whole[..at].iter().filter(|c| **c == b'\n').count() as u64 + 1;
+        assert_eq!(check(spoilt, seal.as_ref()).bad.map(|bad| bad.line), Some(line), "byte {at}");
+    }
+}
+
+/// An append-only file keeps its torn tail. The line after it says which bytes those are; only they are let pass.
+#[test]
+fn a_torn_piece_that_was_left_is_let_pass_and_nothing_else() {
+    let (mut lines, _) = log(5, KEY);
+    let last = RawLine::parse(&lines[4][..lines[4].len() - 1]).unwrap().mac;
+    let piece = lines[4][..100].to_vec();
+    lines[4] = [&piece[..], b"\n"].concat();
+    let before = RawLine::parse(&lines[3][..lines[3].len() - 1]).unwrap().mac;
+    let at = lines.concat().len() as u64;
+    let said = |kind: EventKind, how: &str, piece: &[u8], seq: u64, last: u64, mac: Mac| {
+        let words = torn_words(piece.len() as u64, &fingerprint(&mut &*piece).unwrap(), last, how);
+        let mut event = AuditEvent::new(kind, NOW);
+        event.note = Some(Anchor { mac, last, at }.note(&words));
+        let mut line = Vec::new();
+        event.write_body(seq, 0, &mut line);
+        finish_line(&mut line, 0, mac, &KEY);
+        line
+    };
+    let with = |lines: &[Vec<u8>], line: Vec<u8>| damage(&[lines, &[line]].concat(), None);
+    let good = said(EventKind::Recovered, LEFT_IN_PLACE, &piece, 5, 4, before);
+    assert_eq!(with(&lines, good.clone()), None);
+    // In the place of line 5 stands what nobody vouches for.
+    let found = Some((5, 5, Damage::Inserted));
+    // Another piece of the same length, two pieces, a line that was whole, other words, another event, a missing line.
+    let mut other = lines.clone();
+    other[4][50] ^= 1;
+    assert_eq!(with(&other, good.clone()), found);
+    let mut two = lines.clone();
+    two[4][50] = b'\n';
+    let both = two[4][..100].to_vec();
+    assert_eq!(with(&two, said(EventKind::Recovered, LEFT_IN_PLACE, &both, 5, 4, before)), found);
+    assert_eq!(with(&lines, said(EventKind::Recovered, "cut off", &piece, 5, 4, before)), found);
+    assert_eq!(with(&lines, said(EventKind::Gap, LEFT_IN_PLACE, &piece, 5, 4, before)), found);
+    assert_eq!(with(&lines, said(EventKind::Recovered, LEFT_IN_PLACE, &piece, 6, 4, last)).map(|bad| bad.0), Some(5));
+    assert!(with(&lines, said(EventKind::Recovered, LEFT_IN_PLACE, &piece, 5, 3, before)).is_some());
+}
+
+/// The same with a real file (chattr +a), as an administrator would have it.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn root_an_append_only_log_keeps_its_torn_tail_and_stays_sound() {
+    let bench = Bench::new();
+    let audit = bench.open();
+    audit.note(bench.event(EventKind::Start));
+    bench.second(&audit).await;
+    kill(audit);
+    let chattr = |flag: &str| {
+        let status = std::process::Command::new("chattr").arg(flag).arg(bench.path()).status().unwrap();
+        assert!(status.success(), "the file system has no append-only files");
+    };
+    use std::io::Write;
+    std::fs::File::options().append(true).open(bench.path()).unwrap().write_all(b"{\"time\":\"20").unwrap();
+    chattr("+a");
+    let audit = bench.open();
+    audit.note(bench.event(EventKind::Start));
+    bench.second(&audit).await;
+    drop(audit.stop().await);
+    chattr("-a");
+    let checked = bench.verify();
+    assert!(checked.intact(), "{checked:?}");
+    assert_eq!((checked.said.len(), checked.lines), (1, 3));
+    assert!(checked.said[0].note.contains("were left in place"), "{checked:?}");
 }
 
 #[tokio::test]
@@ -222,7 +387,9 @@ async fn a_missing_file_in_the_middle_is_named() {
     let seal = bench.seal();
     let check = |files: &[PathBuf]| verify(files, &KEY, seal.as_ref()).unwrap();
     assert!(check(&files).intact());
-    assert!(check(&files[1..]).intact(), "the oldest may be gone");
+    let without = check(&files[1..]);
+    assert!(without.intact(), "the oldest may be gone");
+    assert_eq!((check(&files).missing_lines, without.missing_lines, without.said[0].line), (0, 1, 1));
     let bad = check(&[files[0].clone(), files[2].clone()]).bad.unwrap();
     assert_eq!((bad.file, bad.line, bad.damage), (files[2].clone(), 1, Damage::Removed));
     let bad = check(&files[..2]).bad.unwrap();

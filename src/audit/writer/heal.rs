@@ -167,7 +167,7 @@ impl Writer {
         let held = Tip { seq: self.synced.seq, mac: self.synced.mac, open: false };
         let opened = Opened { path: self.options.file.clone(), file: self.log.reader()?, inode: self.inode, len: 0 };
         let offset = self.synced.offset;
-        let found = walk(&mut opened.read_from(offset)?, offset, held, &*self.key, |_| {})?;
+        let found = walk(&mut opened.read_from(offset), offset, held, &*self.key, |_| {})?;
         let whole = found.tip.seq == self.end.seq && found.tip.mac == self.end.mac && found.bad.is_none();
         self.log.rewrite(offset, if whole { self.end.offset } else { found.good_end })?;
         let words = if whole {

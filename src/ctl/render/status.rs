@@ -222,9 +222,18 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
     let unsealed = found.number("unsealed_lines").filter(|lines| *lines > 0);
     let unsealed = unsealed.map(|lines| format!("{} since then", plural(lines, "line")));
     let bad = found.0.remove("first_bad").filter(|bad| !bad.is_null());
-    let segments = found.0.remove("segments");
-    let mut text = if ok {
+    let missing = found.number("missing_lines").unwrap_or(0);
+    let segments =
+        found.0.remove("segments").filter(|segments| segments.as_array().is_none_or(|list| !list.is_empty()));
+    let mut text = if ok && missing == 0 && segments.is_none() {
         format!("{}: no line was removed, changed, swapped, inserted or cut off\n", ink(Ink::Good, "intact"))
+    } else if ok {
+        let what = match missing {
+            0 => "the daemon says what is not in it (see below)".to_owned(),
+            1 => "1 line is not in these files (see below)".to_owned(),
+            _ => format!("{} lines are not in these files (see below)", count(missing)),
+        };
+        format!("{} as far as it goes: {what}\n", ink(Ink::Warn, "intact"))
     } else {
         let mut bad = Section(bad.and_then(|bad| bad.as_object().cloned()).unwrap_or_default());
         let class = bad.text("class").unwrap_or_else(|| "broken".to_owned());
@@ -245,11 +254,8 @@ pub fn verify(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
     card_lines.retain(|(_, value)| !value.is_empty());
     text.push_str(&card(&card_lines, room));
     let mut rest = found.0;
-    // One segment is the rule; more mean that the log was begun anew between them.
-    if let Some(Value::Array(list)) = segments
-        && list.len() > 1
-    {
-        rest.insert("segments".to_owned(), Value::Array(list));
+    if let Some(segments) = segments {
+        rest.insert("segments".to_owned(), segments);
     }
     rest.retain(|_, value| !value.is_null());
     if !rest.is_empty() {

@@ -503,7 +503,7 @@ fn a_quiet_status_says_that_too() {
 
 #[test]
 fn a_whole_chain_and_a_broken_one() {
-    let whole = json!({"ok": true, "lines": 12345, "first_bad": null, "segments": [{"first_seq": 1}], "first_seq": 7, "last_seq": 12351, "unsealed_lines": 5,
+    let whole = json!({"ok": true, "lines": 12345, "first_bad": null, "missing_lines": 0, "segments": [], "first_seq": 7, "last_seq": 12351, "unsealed_lines": 5,
                        "sealed_seq": 12340, "files": ["/var/log/bearerd/audit.log.1", "/var/log/bearerd/audit.log"]});
     assert_eq!(
         plain(&status::verify(object(whole), now(), Some(80))),
@@ -515,6 +515,27 @@ files    /var/log/bearerd/audit.log.1
          /var/log/bearerd/audit.log
 "
     );
+    // What is not there can't be called untouched.
+    let partial = json!({"ok": true, "lines": 3, "first_bad": null, "missing_lines": 6, "segments": [
+                         {"file": "/l/audit.log", "line": 1, "seq": 7, "event": "gap", "missing": 6, "note": "audit.log was absent"}],
+                         "first_seq": 7, "last_seq": 9, "unsealed_lines": 0, "sealed_seq": 9, "files": 1});
+    assert_eq!(
+        plain(&status::verify(object(partial), now(), Some(80))),
+        "\
+intact as far as it goes: 6 lines are not in these files (see below)
+checked  3 lines, seq 7 to 9, 1 file
+sealed   up to seq 9
+
+segments
+EVENT  FILE          LINE  MISSING  NOTE                  SEQ
+gap    /l/audit.log  1     6        audit.log was absent  7
+"
+    );
+    let dropped = json!({"ok": true, "lines": 3, "missing_lines": 0, "segments": [
+                         {"file": "/l/audit.log", "line": 2, "seq": 2, "event": "gap", "missing": 0, "note": "syslog dropped 2"}]});
+    let text = plain(&status::verify(object(dropped), now(), None));
+    assert!(text.starts_with("intact as far as it goes: the daemon says what is not in it (see below)\n"), "{text}");
+    assert!(text.contains("syslog dropped 2"), "{text}");
     let broken = json!({"ok": false, "lines": 12345, "first_bad": {"file": "/var/log/bearerd/audit.log", "line": 17,
                         "seq": 16, "class": "changed", "detail": "the line's mac does not fit its bytes"},
                         "segments": [], "unsealed_lines": 0, "sealed_seq": 12345, "files": ["/var/log/bearerd/audit.log"]});
