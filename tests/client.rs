@@ -301,7 +301,7 @@ fn without_a_daemon_the_error_says_what_to_do() {
         let error = Either::connect(kind, &world.path(), quick()).map(drop).unwrap_err();
         assert!(matches!(&error, ClientError::Connect { path, .. } if *path == world.path()));
         let text = error.to_string();
-        assert!(text.contains("/socket: No such file") && text.contains("systemctl status bearerd"), "{text}");
+        assert!(text.contains("/socket: No such file") && text.contains("bearerd --user"), "{text}");
         // A time is a time.
         let begun = Instant::now();
         let options = Options { connect_retry: Duration::from_millis(200), ..Options::default() };

@@ -80,6 +80,14 @@ fn root_policy_and_limits_hold_for_each_user() {
         assert!(ran.stderr.contains("not permitted") && !ran.stderr.contains("checkers"), "{}", ran.stderr);
     }
     daemon.ctl_as(33, "", &["issue", "x"]).exits(77);
+    // Who names no kind gets the one that policy allows, and what was tried before that is nobody's denial.
+    let by_default = daemon.ctl_as(34, "", &["--json", "issue", "laptop", "--scope", "repo:read"]).exits(0).json();
+    assert_eq!((&by_default["kind"], &by_default["ttl"]), (&"session".into(), &"15m".into()), "{by_default}");
+    daemon.ctl_as(34, "", &["revoke", by_default["id"].as_str().unwrap()]).exits(0);
+    assert_eq!(daemon.ctl(&["--json", "audit", "--uid", "34", "--event", "deny"]).exits(0).stdout, "");
+    daemon.ctl_as(34, "", &["issue", "laptop", "--kind", "machine", "--scope", "repo:read"]).exits(77);
+    daemon.ctl_as(34, "", &["issue", "laptop", "--scope", "repo:read", "--ttl", "30d"]).exits(77);
+    assert_eq!(daemon.ctl(&["--json", "issue", "full"]).exits(0).json()["kind"], "machine");
     // Only within the rule: subject, kind, scope and ttl.
     let own = daemon
         .ctl_as(34, "", &["issue", "mine", "--kind", "session", "--scope", "repo:write", "--ttl", "1h"])
@@ -99,7 +107,7 @@ fn root_policy_and_limits_hold_for_each_user() {
     daemon.ctl_as(34, "", &["show", &own_id]).exits(0);
     daemon.ctl_as(34, "", &["show", &id]).exits(77);
     daemon.ctl_as(34, "", &["revoke", &id]).exits(77);
-    let listed = daemon.ctl_as(34, "", &["--json", "list"]).exits(0).json();
+    let listed = daemon.ctl_as(34, "", &["--json", "list", "--state", "active"]).exits(0).json();
     assert_eq!(listed["tokens"].as_array().unwrap().len(), 1);
     // All or nothing: one that is not its own spoils the whole request.
     daemon.ctl_as(34, "", &["revoke", &own_id, &id]).exits(77);

@@ -120,11 +120,30 @@ fn a_lost_key_or_store_is_a_refusal() {
     assert!(!store.exists());
     fs::write(&store, "").unwrap();
     chmod(&store, 0o600);
-    refused(&daemon, "empty");
+    refused(&daemon, "move it and its audit log away");
     fs::write(&store, vec![7; 8192]).unwrap();
     refused(&daemon, "not a bearerd store");
     fs::rename(&kept, &store).unwrap();
     daemon.run();
+}
+
+/// The engine panics over some damage: that is the store's refusal, and not a fault of the daemon to be reported.
+#[test]
+fn a_damaged_store_is_refused_without_a_false_alarm() {
+    const PAGE: usize = 4096;
+    let daemon = stopped();
+    let store = daemon.path("state/tokens.redb");
+    let mut bytes = fs::read(&store).unwrap();
+    bytes[PAGE..].fill(0xFF);
+    fs::write(&store, &bytes).unwrap();
+    refused(&daemon, "the store is damaged");
+    let (_, said) = daemon.refuses();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // It was one of those: otherwise this says nothing.
+    let output = daemon.command().args(["--log-level", "debug"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("damaged data was met at"), "{said}");
+    assert_eq!(fs::read(&store).unwrap(), bytes);
 }
 
 /// A store that is older than its log would make revoked tokens good again.

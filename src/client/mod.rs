@@ -63,7 +63,7 @@ impl Default for Options {
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody could be connected to at the path; start the daemon, or name another socket.
-    #[error("cannot connect to {}: {source}; is bearerd running? (systemctl status bearerd)", path.display())]
+    #[error("cannot connect to {}: {source}; is bearerd running? ({})", path.display(), socket::look(path))]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum ClientError {
         expected: u32,
     },
     /// The time is over. A change may or may not have been made: look before you repeat it.
-    #[error("bearerd did not answer within {0:?}; a change may or may not have been made (systemctl status bearerd)")]
+    #[error("bearerd did not answer within {0:?}; a change may or may not have been made: look before you repeat it")]
     Timeout(Duration),
     /// What came is not this protocol; something else listens there, or one side is too new.
     #[error("what listens at the socket does not speak bearerd's protocol: {0}")]

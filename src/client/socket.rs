@@ -42,6 +42,11 @@ fn choose(named: Option<OsString>, runtime_dir: Option<OsString>, exists: impl F
     user.filter(|path| exists(path)).unwrap_or(system)
 }
 
+/// What to type where nobody listens.
+pub(super) fn look(path: &Path) -> &'static str {
+    if path == Path::new(SYSTEM_SOCKET) { "systemctl status bearerd" } else { "one of your own: bearerd --user" }
+}
+
 /// One try to connect; the socket is non-blocking, so that a full backlog does not hold the caller up.
 pub(super) fn open(path: &Path) -> io::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
@@ -139,6 +144,19 @@ mod tests {
         assert_eq!(choose(Some(OsString::new()), runtime(), |path| path == user), user);
         assert_eq!(choose(None, None, |path| path == user), system);
         assert_eq!(choose(None, runtime(), |_| false), system);
+    }
+
+    #[test]
+    fn the_hint_suits_the_socket() {
+        let text = |path: &str| {
+            let source = io::ErrorKind::NotFound.into();
+            ClientError::Connect { path: path.into(), source }.to_string()
+        };
+        assert!(text(SYSTEM_SOCKET).ends_with("is bearerd running? (systemctl status bearerd)"));
+        assert!(
+            text("/run/user/1000/bearerd/bearerd.sock")
+                .ends_with("is bearerd running? (one of your own: bearerd --user)")
+        );
     }
 
     #[test]

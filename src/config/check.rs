@@ -73,13 +73,17 @@ impl Check<'_> {
 
     fn build(&mut self, table: FileTable, mut config: Config) -> Config {
         set(&mut config.tokens.prefix, table.tokens.prefix, |v| v.0);
-        set(&mut config.tokens.issuer, table.tokens.issuer, |v| v.0);
+        let spot = set(&mut config.tokens.issuer, table.tokens.issuer, |v| v.0);
+        self.unused(spot.filter(|_| !config.tokens.issuer.is_empty()), "[tokens] issuer");
         self.lives("session", &mut config.tokens.session, table.tokens.session);
         self.lives("machine", &mut config.tokens.machine, table.tokens.machine);
 
-        set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
-        set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
-        set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
+        let spot = set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
+        self.unused(spot, "[rotation] grace");
+        let spot = set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
+        self.unused(spot, "[rotation] overlap");
+        let spot = set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
+        self.unused(spot, "[rotation] on_reuse");
 
         let spot = set(&mut config.warnings, table.warnings.before, |v| v.into_iter().map(|span| span.0).collect());
         config.warnings.sort_by(|a, b| b.cmp(a));
@@ -87,9 +91,11 @@ impl Check<'_> {
         if config.warnings.len() > WARNINGS_MAX || config.warnings.last().is_some_and(Duration::is_zero) {
             self.problem(spot, "[warnings] before has at most 32 durations, each longer than zero");
         }
+        self.unused(spot, "[warnings] before");
 
         let store_spot = set(&mut config.store.path, table.store.path, |v| v.0);
-        set(&mut config.store.retention, table.store.retention, |v| v.0);
+        let spot = set(&mut config.store.retention, table.store.retention, |v| v.0);
+        self.unused(spot, "[store] retention");
         let spot = set(&mut config.store.cache_bytes, table.store.cache_bytes, |v| v.0);
         let text = "[store] cache_bytes is at least 1MiB and at most 1024GiB";
         self.bounds(spot, &config.store.cache_bytes, &CACHE_MIN, &(1 << 40), text);
@@ -169,6 +175,13 @@ impl Check<'_> {
             && at.value.0.is_some()
         {
             self.problem(Some(at.spot), text);
+        }
+    }
+
+    /// A key that this version only checks: who sets it must not count on it.
+    fn unused(&mut self, spot: Option<Spot>, key: &str) {
+        if spot.is_some() {
+            self.remark(spot, format!("{key} is set, and in this version nothing uses it yet"));
         }
     }
 
@@ -331,6 +344,7 @@ impl Check<'_> {
     fn credentials(&mut self, tables: Vec<At<CredentialTable>>, config: &Config) -> Vec<CredentialRule> {
         let mut rules = Vec::new();
         for At { value: table, spot } in tables {
+            self.unused(Some(spot), "[[credential]]");
             let mut kind = Kind::Machine;
             if let Some(profile) = &table.profile {
                 self.known_profile(profile.spot, &profile.value.0, &config.profiles);

@@ -82,7 +82,9 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     let setting = |line: &&str| line.starts_with('#') && line.as_bytes().get(1).is_some_and(|c| !b" -#".contains(c));
     let text: String = SHIPPED.lines().filter(setting).map(|line| format!("{}\n", &line[1..])).collect();
     let etc = Etc::new();
-    assert_eq!(etc.write("bearerd.toml", &text).load().unwrap(), Config::defaults(&etc.paths()));
+    let shown = etc.write("bearerd.toml", &text).load().unwrap();
+    assert!(shown.remarks.iter().all(|remark| remark.text.contains("nothing uses it yet")), "{:?}", shown.remarks);
+    assert_eq!(Config { remarks: Vec::new(), ..shown }, Config::defaults(&etc.paths()));
     // Every key: the text has as many as the tables have, so that none is left out of the manual.
     let keys = text.lines().filter(|line| line.contains(" = ")).count();
     assert_eq!(keys, 30, "keys in the shipped file");
@@ -96,7 +98,8 @@ fn the_examples_of_the_shipped_file_load() {
     let text = &text[text.find("[[policy]]").unwrap()..];
     let config = loaded(text);
     assert_eq!((config.policy.len(), config.profiles.len(), config.credentials.len()), (3, 1, 1));
-    assert_eq!(config.remarks, []);
+    // The one remark is of what the file itself says to be for later.
+    assert!(matches!(&config.remarks[..], [only] if only.text.starts_with("[[credential]]")), "{:?}", config.remarks);
     assert_eq!(config.policy[2].profiles, ["ci"]);
     assert_eq!(config.profiles["ci"].labels["team"], "platform");
     assert_eq!(config.credentials[0].kind, Kind::Machine);
@@ -353,6 +356,30 @@ fn what_has_no_effect_is_remarked() {
     assert!(remarks[0].contains("bearerd.toml:5: subjects bounds only what may be issued"), "{remarks:?}");
     let config = loaded("[store]\npath = \"/x/tokens.redb\"\n[keys]\nfile = \"/x/master.key\"\n");
     assert!(config.remarks[0].text.contains("beside the store"));
+}
+
+/// What is accepted for a later version must not be counted on in this one.
+#[test]
+fn what_nothing_uses_yet_is_remarked_where_it_is_set() {
+    let config = loaded(
+        "[rotation]\ngrace = \"5m\"\noverlap = \"7d\"\non_reuse = \"revoke-family\"\n[warnings]\nbefore = [\"1d\"]\n\
+         [store]\nretention = \"30d\"\n[tokens]\nissuer = \"https://x.example\"\n\
+         [[credential]]\nunit = \"a.service\"\ncredential = \"t\"\n",
+    );
+    let told: Vec<String> = config.remarks.iter().map(ToString::to_string).collect();
+    for (line, key) in [
+        (2, "[rotation] grace"),
+        (3, "[rotation] overlap"),
+        (4, "[rotation] on_reuse"),
+        (6, "[warnings] before"),
+        (8, "[store] retention"),
+        (10, "[tokens] issuer"),
+        (11, "[[credential]]"),
+    ] {
+        let text = format!("bearerd.toml:{line}: {key} is set, and in this version nothing uses it yet");
+        assert!(told.iter().any(|remark| remark.ends_with(&text)), "{text} is not in {told:?}");
+    }
+    assert_eq!(told.len(), 7, "{told:?}");
 }
 
 #[test]

@@ -37,19 +37,29 @@ pub(super) enum Patience {
     Search,
 }
 
-/// How long a command waits where nobody listens: over the moment of a restart, and not so long that a person wonders.
+/// How long a command waits at a socket where nobody listens: over the moment of a restart, and not so long that a person
+/// wonders.
 const CONNECT_RETRY: Duration = Duration::from_secs(1);
 /// For [`Patience::Search`].
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Connects to the socket given, else to the system's, else to the user's own.
 pub(super) fn connect(socket: Option<&Path>, patience: Patience) -> Result<Box<dyn Daemon>, CtlError> {
-    let mut options = Options { connect_retry: CONNECT_RETRY, ..Options::default() };
+    let path = socket.map_or_else(client::default_socket, Path::to_owned);
+    let mut options = Options { connect_retry: retry(&path), ..Options::default() };
     if patience == Patience::Search {
         options.long_timeout = SEARCH_TIMEOUT;
     }
-    let path = socket.map_or_else(client::default_socket, Path::to_owned);
     Ok(Box::new(Client::connect(path, options)?))
+}
+
+/// A socket that nobody listens at is one of a daemon that is being restarted, or was ended the hard way. Where there is
+/// none at all, no daemon runs, and that can be said at once.
+fn retry(path: &Path) -> Duration {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Duration::ZERO,
+        _ => CONNECT_RETRY,
+    }
 }
 
 impl Daemon for Client {
@@ -107,5 +117,19 @@ impl From<ClientError> for CtlError {
             ClientError::Lost { .. } => Self::Lost(text),
             _ => Self::Protocol(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_is_there_is_waited_for() {
+        let (there, missing) = (Path::new("/dev/null"), Path::new("/nonexistent/bearerd.sock"));
+        assert_eq!(retry(there), CONNECT_RETRY);
+        assert_eq!(retry(missing), Duration::ZERO);
+        let error = connect(Some(missing), Patience::Usual).map(drop).unwrap_err();
+        assert_eq!(error.status(), crate::ctl::error::UNREACHABLE);
     }
 }

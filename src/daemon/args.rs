@@ -1,12 +1,14 @@
 //! The daemon's command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Makes, keeps, checks, revokes and accounts for the API tokens of this host.
 #[derive(Parser, Debug)]
-#[command(name = "bearerd", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "bearerd", version, max_term_width = 100)]
 #[command(
     after_help = "Examples:\n  bearerd demo                  a guided tour in a temporary directory, ten seconds at most\n  bearerd --user                for yourself, in the XDG base directories\n  bearerd --check-config        say what is wrong with the configuration, and exit\n\nbearerctl is the command line for tokens. Exit status: 0, 64 usage, 74 I/O, 77 refused by its own checks,\n78 configuration or key."
 )]
@@ -26,6 +28,26 @@ pub struct Args {
     /// What to do instead of serving
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Args {
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// clap's, help and version among them.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        Self::of(std::env::args_os())
+    }
+
+    fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let args = Self::try_parse_from(words)?;
+        // Not left to clap: it would call every unknown command a conflict.
+        if args.command.is_some() && (args.config.is_some() || args.check_config || args.user) {
+            let text = "demo has a configuration of its own: --config, --check-config and --user are not for it";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        Ok(args)
+    }
 }
 
 /// What the daemon's program does besides serving.
@@ -56,5 +78,25 @@ impl From<LogLevel> for tracing::Level {
             LogLevel::Info => Self::INFO,
             LogLevel::Debug => Self::DEBUG,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_command_is_called_so() {
+        let of = |line: &str| Args::of(line.split(' ').map(str::to_owned));
+        for line in ["bearerd restore", "bearerd --user restore", "bearerd --config x restore"] {
+            let error = of(line).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{line}: {error}");
+            assert!(error.to_string().contains("unrecognized subcommand 'restore'"), "{error}");
+        }
+        let error = of("bearerd --user demo").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+        assert!(error.to_string().contains("demo has a configuration of its own"), "{error}");
+        assert!(of("bearerd --log-level debug demo").unwrap().command.is_some());
+        assert!(of("bearerd --user").unwrap().user);
     }
 }

@@ -98,8 +98,9 @@ fn tour(executable: &Path, console: &mut Console) -> Result<(), DemoError> {
         "\n{}\n",
         ink(Ink::Good, &format!("Everything went as it should, in {:.1} s.", begun.elapsed().as_secs_f64()))
     ))?;
-    console
-        .print("The daemon is stopped, its directory is gone. To have it for good: systemctl enable --now bearerd\n")?;
+    console.print("The daemon is stopped, its directory is gone.\n")?;
+    let typed = ink(Ink::Typed, &format!("{} --user", as_typed()));
+    console.print(&format!("To have one for yourself: {typed}. README.md says how to install it on a server.\n"))?;
     Ok(())
 }
 
@@ -308,6 +309,11 @@ fn expect(expected: &str, fits: bool, got: impl FnOnce() -> String) -> Result<()
 /// A token without its secret, which is nobody's to read over a shoulder.
 fn shortened(info: &TokenInfo) -> String {
     format!("{}_{}", info.facts.head.as_deref().unwrap_or("…"), ink(Ink::Dim, "(the secret)"))
+}
+
+/// This program as it was called: in a source tree `bearerd` alone is not found.
+fn as_typed() -> String {
+    std::env::args_os().next().map_or_else(|| "bearerd".to_owned(), |program| program.display().to_string())
 }
 
 fn event_of(line: &str) -> Option<String> {

@@ -7,6 +7,8 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::sys::panics;
+
 /// One line an event: for the journal with its priority (sd-daemon(3)), for a person with the program's name.
 struct Line {
     for_journal: bool,
@@ -80,6 +82,11 @@ pub fn start(level: Level) {
         .init();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
-        tracing::error!("a task of bearerd failed at {place}; this is a bug: please report it");
+        if panics::is_awaited() {
+            // Whoever catches it says what it means.
+            tracing::debug!("damaged data was met at {place}");
+        } else {
+            tracing::error!("a task of bearerd failed at {place}; this is a bug: please report it");
+        }
     }));
 }

@@ -15,7 +15,6 @@ mod serve;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -30,7 +29,7 @@ pub use self::exit::Failure;
 
 /// Runs `bearerd`.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::of_process() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();

@@ -110,7 +110,7 @@ pub struct Validate<'a> {
 pub struct Issue {
     /// What people call it.
     pub name: String,
-    /// machine unless the profile says otherwise.
+    /// Absent: what the profile says, else machine, or session where policy allows the peer only that.
     pub kind: Option<Kind>,
     /// Whom it stands for; default the peer's user name, for uid 0 the token's name.
     pub subject: Option<String>,

@@ -39,6 +39,11 @@ impl Rules {
             Kind::Canary => None,
         }
     }
+
+    /// The kind that a profile gives, if it gives one.
+    pub fn kind_of(&self, profile: Option<&str>) -> Option<Kind> {
+        self.profiles.get(profile?)?.kind
+    }
 }
 
 /// A checked request with its defaults filled in.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
-use super::{Caller, LOOKUP_WAIT, Later, Now, Service, audit_unavailable, invalid, later, store_failure};
+use super::{Caller, LOOKUP_WAIT, Later, Now, Service, Settings, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Receipt};
 use crate::config::Operation;
 use crate::peer::{CONTAINER_UNKNOWN, Peer};
@@ -20,7 +20,7 @@ use crate::registry::{Invalid, view};
 use crate::store::record::{Rate, TokenRecord};
 use crate::store::{Effect, StoreError, Txn};
 use crate::time::UnixTime;
-use crate::token::{self, TEXT_MAX, Token, TokenId};
+use crate::token::{self, Kind, TEXT_MAX, Token, TokenId};
 
 /// Revocations that a holder without a rule may make: one a second.
 const FINDER_RATE: Rate = Rate { count: 1, per: std::time::Duration::from_secs(1) };
@@ -54,19 +54,7 @@ impl Service {
         let settings = self.settings();
         let standing = caller.standing(&settings);
         let own_name = self.user_name(caller).await;
-        let mut plan = plan(&request, &settings.rules).map_err(invalid)?;
-        let subject = plan.subject.take().unwrap_or_else(|| default_subject(&standing, caller, &own_name, &plan));
-        plan.subject = Some(subject.clone());
-
-        let ask = policy::Ask::issue(IssueAsk {
-            subject: &subject,
-            own_name: &own_name,
-            kind: plan.kind,
-            scopes: &plan.scopes,
-            ttl: plan.ttl,
-            profile: plan.profile.as_deref(),
-        });
-        let _ = self.authorise(caller, &ask, None)?;
+        let (plan, subject) = self.permitted_plan(caller, request, &own_name, &settings)?;
         if !standing.full && !self.issues.allow(caller.peer.uid, settings.issue_per_uid, self.clock.boottime(), true) {
             return Err(self.over_limit(caller, "issue_per_uid", settings.issue_per_uid.count.into()));
         }
@@ -110,6 +98,47 @@ impl Service {
         }
         let text = Zeroizing::new(String::from(token.reveal().as_str()));
         Ok(Issued { token: SecretText::new(text.as_str().to_owned()), info })
+    }
+
+    /// What is asked for, with the defaults filled in, and for whom: if policy allows it.
+    ///
+    /// Where neither the request nor its profile names a kind, it is a machine token; or, for a peer that may have only
+    /// the short-lived one, a session token. What was denied on the way to that is no line in the trail.
+    fn permitted_plan(
+        &self,
+        caller: &Caller,
+        mut request: Issue,
+        own_name: &str,
+        settings: &Settings,
+    ) -> Result<(Plan, String), Failure> {
+        let standing = caller.standing(settings);
+        let attempt = |request: &Issue| {
+            let mut plan = plan(request, &settings.rules)?;
+            let subject = plan.subject.take().unwrap_or_else(|| default_subject(&standing, caller, own_name, &plan));
+            let ask = policy::Ask::issue(IssueAsk {
+                subject: &subject,
+                own_name,
+                kind: plan.kind,
+                scopes: &plan.scopes,
+                ttl: plan.ttl,
+                profile: plan.profile.as_deref(),
+            });
+            let decision = settings.policy.decide(&caller.peer, &standing, &ask);
+            Ok::<_, Invalid>((decision, plan, subject))
+        };
+        let open = request.kind.is_none() && settings.rules.kind_of(request.profile.as_deref()).is_none();
+        let mut found = attempt(&request).map_err(invalid)?;
+        if open && matches!(found.0, Decision::Denied { .. }) {
+            request.kind = Some(Kind::Session);
+            // What can't be a session token at all stays denied.
+            if let Ok(second) = attempt(&request) {
+                found = second;
+            }
+        }
+        match found {
+            (Decision::Granted(_), plan, subject) => Ok((plan, subject)),
+            (Decision::Denied { needed }, ..) => Err(self.deny(caller, Operation::Issue, needed, None)),
+        }
     }
 
     pub(super) fn revoke(self: &Arc<Self>, caller: &Arc<Caller>, request: &Revoke<'_>) -> Now {

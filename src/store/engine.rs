@@ -3,7 +3,6 @@
 //! Invariant: whatever is wrong with the file, it is refused and left as it is, never made anew.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageError};
@@ -11,6 +10,7 @@ use tracing::warn;
 
 use super::disk::Medium;
 use super::error::{StoreError, cause, read_error};
+use crate::sys::panics;
 
 /// The open database, which the writer may close and open again under readers.
 #[derive(Debug)]
@@ -103,8 +103,8 @@ pub(super) fn open(medium: &Medium, cache_bytes: usize, check: bool) -> Result<D
 
 /// Damaged pages make the engine panic where it trusts them: here that is an error.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(StoreError::Damaged { what: "the engine can't make sense of its pages".into() }))
+    panics::caught(read)
+        .unwrap_or_else(|| Err(StoreError::Damaged { what: "the engine can't make sense of its pages".into() }))
 }
 
 /// An error of the operating system's.

@@ -17,13 +17,17 @@ pub enum StoreError {
     #[error("the store is in use by another bearerd: stop that one first, or talk to its socket")]
     AlreadyOpen,
     /// The file has no bytes but a store was expected. Never made into a new one on its own.
-    #[error("the store is an empty file: restore it from a backup, or remove it to begin with a new, empty store")]
+    #[error(
+        "the store is an empty file: restore it from a backup; or, to begin anew with no tokens, move it and its audit log away"
+    )]
     Empty,
     /// Asked to create a store in a file that holds something.
     #[error("there is a store already: it is never overwritten; move it away to begin with a new one")]
     NotEmpty,
     /// Its creation was cut off before the first commit: it never held a token.
-    #[error("the store was never finished: its creation was cut off and it holds nothing; remove it and start again")]
+    #[error(
+        "the store was never finished: its creation was cut off and it holds nothing; move it away, and its audit log if there is one"
+    )]
     Unfinished,
     /// The file is no store at all.
     #[error("the store is not a bearerd store: restore the right file from a backup; it was not changed")]

@@ -9,6 +9,8 @@ pub mod memory;
 #[cfg(feature = "daemon")]
 pub mod net;
 #[cfg(feature = "daemon")]
+pub mod panics;
+#[cfg(feature = "daemon")]
 pub mod peer;
 
 /// Whether the kernel says that the wall clock is synchronised (`adjtimex(2)`: STA_UNSYNC is clear).

@@ -33,7 +33,8 @@ pub struct IssueArgs {
     /// What people call it
     #[arg(value_name = "NAME")]
     name: String,
-    /// What it is for: machine for integrations, session for people and jobs, canary as bait
+    /// What it is for: machine for integrations, session for people and jobs, canary as bait [default: machine, or session
+    /// where policy allows only that]
     #[arg(long, value_name = "KIND", value_parser = kind_parser())]
     kind: Option<Kind>,
     /// A profile of the daemon's configuration

@@ -95,8 +95,8 @@ fn what(event: &str, outcome: &str, reason: &str) -> String {
     let (colour, said) = match outcome {
         "done" | "ok" | "" => return coloured,
         "active" => (Ink::Good, outcome),
-        // A use of bait is an event of its own.
-        _ if reason == event => return coloured,
+        // A use of bait is an event of its own, and what was recovered needs saying once.
+        _ if reason == event || outcome == event => return coloured,
         _ if reason_is_code(reason) => (Ink::Bad, reason),
         _ => (Ink::Bad, outcome),
     };
@@ -121,7 +121,9 @@ fn from(event: &Value) -> String {
 fn remark(event: &Value, reason: &str) -> String {
     let number = |key: &str| event.get(key).and_then(Value::as_u64);
     let mut parts: Vec<String> = Vec::new();
-    if let Some(times) = number("count").filter(|times| *times > 1) {
+    // Of these it counts bytes and lines that are gone, and the note says which.
+    let repeats = !matches!(event.get("event").and_then(Value::as_str), Some("recovered" | "gap"));
+    if let Some(times) = number("count").filter(|times| repeats && *times > 1) {
         parts.push(format!("× {}", count(times)));
     }
     if event.get("cached").and_then(Value::as_bool) == Some(true) {

@@ -9,6 +9,8 @@ use super::style::{Ink, cut, ink, shorten, width};
 
 /// Blanks between two columns.
 const GAP: usize = 2;
+/// Columns of a higher rank are left out before another gets less than it wishes for.
+const ESSENTIAL: u8 = 2;
 
 /// How a cell that is too long is made shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +32,19 @@ pub struct Column {
     pub rank: u8,
     /// How its cells get shorter.
     pub fit: Fit,
+    /// With less than this it tells little: columns that are not essential go first.
+    wish: usize,
 }
 
 impl Column {
     /// A column.
     pub const fn new(title: &'static str, rank: u8, fit: Fit) -> Self {
-        Self { title, rank, fit }
+        Self { title, rank, fit, wish: 0 }
+    }
+
+    /// The column with a wish for so much room.
+    pub const fn wish(self, wish: usize) -> Self {
+        Self { wish, ..self }
     }
 }
 
@@ -58,7 +67,7 @@ impl Layout {
             while total(&columns) > room {
                 let mut squeezed = columns.clone();
                 let last = columns.iter().map(|(_, column, _)| column.rank).max().unwrap_or(0);
-                if squeeze(&mut squeezed, room) || last == 0 {
+                if squeeze(&mut squeezed, room, last > ESSENTIAL) || last == 0 {
                     columns = squeezed;
                     break;
                 }
@@ -128,7 +137,7 @@ fn total(columns: &[(usize, Column, usize)]) -> usize {
 
 /// Takes from the widest column that can give, a column at a time, until all fit; says whether they do. Ids are cut
 /// first: that loses nothing.
-fn squeeze(columns: &mut [(usize, Column, usize)], room: usize) -> bool {
+fn squeeze(columns: &mut [(usize, Column, usize)], room: usize, wishes: bool) -> bool {
     for (_, column, columns) in columns.iter_mut() {
         if let Fit::Cut(to) = column.fit {
             *columns = (*columns).min(to.max(width(column.title)));
@@ -136,7 +145,7 @@ fn squeeze(columns: &mut [(usize, Column, usize)], room: usize) -> bool {
     }
     while total(columns) > room {
         let can_give = |(_, column, room): &&mut (usize, Column, usize)| match column.fit {
-            Fit::Shorten(min) => *room > min.max(width(column.title)),
+            Fit::Shorten(min) => *room > min.max(width(column.title)).max(if wishes { column.wish } else { 0 }),
             _ => false,
         };
         match columns.iter_mut().filter(can_give).max_by_key(|(_, _, room)| *room) {
@@ -196,6 +205,16 @@ ABCDXYZ1  名前                         revoked
             let widest = at(Some(room)).lines().map(width).max().unwrap();
             assert!(widest <= room, "{widest} in {room}:\n{}", at(Some(room)));
         }
+    }
+
+    /// A name of which little is left is worse than a table without labels.
+    #[test]
+    fn a_wish_goes_before_what_is_not_essential() {
+        let columns = [COLUMNS[0], COLUMNS[1].wish(12), Column { rank: 3, ..COLUMNS[2] }, COLUMNS[3]];
+        let header = |room| resolve(&table(&columns, &rows(), Some(room)), false).lines().next().unwrap().to_owned();
+        assert_eq!(header(33), "ID    NAME          NOTE  STATE");
+        assert_eq!(header(32), "ID    NAME               STATE");
+        assert_eq!(header(24), "ID    NAME       STATE");
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             audit.number("free_bytes").map(|free| format!("{} free", bytes(free))),
         ]);
         let lost = |number: Option<u64>, what: &str| {
-            number.filter(|number| *number > 0).map(|number| ink(Ink::Warn, &format!("{} {what}", count(number))))
+            number.filter(|number| *number > 0).map(|number| ink(Ink::Warn, &plural(number, what)))
         };
         let syslog = match audit.0.remove("syslog") {
             Some(Value::Bool(on)) => Some(if on { "syslog on" } else { "no syslog" }.to_owned()),
@@ -127,8 +127,8 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         };
         let beside = sentence([
             syslog,
-            lost(audit.number("syslog_dropped"), "messages dropped"),
-            lost(audit.number("gaps"), "gaps"),
+            lost(audit.number("syslog_dropped"), "dropped message"),
+            lost(audit.number("gaps"), "gap"),
         ]);
         let fault = audit.text("fault").map_or_else(String::new, |fault| ink(Ink::Bad, &fault));
         section("audit", vec![file, log, fault, beside], audit.rest(now));

@@ -229,11 +229,11 @@ fn a_list_at_80_columns() {
     assert_eq!(
         plain(&token::list(&tokens(), now(), Some(80))),
         "\
-ID                 NAME       STATE    ENDS      LAST USED  SUBJECT    SCOPES
-01M844DZG0FAY828T  backup     active   in 29 d   3 min ago  backup     repo:rea…
-01M844E0M8F1V8Q4Z  ci runne…  active   in 9 min  3 s ago    alice      ci:*, de…
-01M844E0M8F1V8Q5A  laptop     revoked  2 h ago   never      laptop     none
-01M844E0M8F1V8Q5Z  名前\\u{1…  canary   never     never      名前\\u{1…  none
+ID                 NAME                  STATE    ENDS      LAST USED  SUBJECT
+01M844DZG0FAY828T  backup                active   in 29 d   3 min ago  backup
+01M844E0M8F1V8Q4Z  ci runner of the we…  active   in 9 min  3 s ago    alice
+01M844E0M8F1V8Q5A  laptop                revoked  2 h ago   never      laptop
+01M844E0M8F1V8Q5Z  名前\\u{1b}[31m        canary   never     never      名前\\u{1…
 "
     );
 }
@@ -441,6 +441,25 @@ no \\u{1b}[2J JSON
     );
 }
 
+/// What a recovery or a gap counts are bytes and lines that are gone, not repetitions; its note says which.
+#[test]
+fn a_recovery_is_said_once() {
+    let lines = [
+        r#"{"time":"2026-11-23T17:40:00.000000Z","event":"recovered","outcome":"recovered","note":"14 bytes were cut off","count":14}"#,
+        r#"{"time":"2026-11-23T17:41:00.000000Z","event":"gap","outcome":"missing","note":"2 lines are missing","count":2}"#,
+        r#"{"time":"2026-11-23T17:42:00.000000Z","event":"flood","outcome":"dropped","note":"uid 7","count":1780}"#,
+    ];
+    assert_eq!(
+        plain(&audit::table(&lines.map(str::to_owned), now(), Some(80))),
+        "\
+TIME      EVENT          REMARK
+17:40:00  recovered      14 bytes were cut off
+17:41:00  gap missing    2 lines are missing
+17:42:00  flood dropped  × 1,780, uid 7
+"
+    );
+}
+
 fn object(value: Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
@@ -454,7 +473,7 @@ pub(in crate::ctl) fn status_object() -> Map<String, Value> {
                 "note": "a copy of this disk opens the store"},
         "audit": {"file": "/var/log/bearerd/audit.log", "writable": true, "required": true, "seq": 99120, "lines": 99120,
                   "sealed_seq": 99118, "fault": "no space left on device",
-                  "syslog": "/dev/log", "syslog_dropped": 3, "gaps": 0, "free_bytes": 3435973836u64},
+                  "syslog": "/dev/log", "syslog_dropped": 3, "gaps": 1, "free_bytes": 3435973836u64},
         "clock": {"now": "2026-11-23T17:42:09.000000Z", "behind_secs": 7300, "synchronised": false, "unsettled": false},
         "connections": {"now": 12, "refused": 0, "queued": 4},
         "epoch": {"readers": 3},
@@ -479,7 +498,7 @@ audit        /var/log/bearerd/audit.log
              writable, required, 99,120 lines, newest seq 99120, sealed to
              99118, 3.2 GiB free
              no space left on device
-             syslog /dev/log, 3 messages dropped
+             syslog /dev/log, 3 dropped messages, 1 gap
 clock        2026-11-23 17:42:09Z, not synchronised
              the wall clock is 2 h behind it; once that is right: bearerctl
              clock reset

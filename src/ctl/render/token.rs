@@ -142,12 +142,12 @@ fn words<S: AsRef<str>>(words: &[S]) -> String {
 pub fn list(tokens: &[TokenInfo], now: UnixTime, room: Option<usize>) -> String {
     let columns = [
         Column::new("ID", 0, Fit::Cut(distinct(tokens))),
-        Column::new("NAME", 0, Fit::Shorten(8)),
+        Column::new("NAME", 0, Fit::Shorten(8)).wish(20),
         Column::new("STATE", 0, Fit::Whole),
         Column::new("ENDS", 1, Fit::Whole),
         Column::new("LAST USED", 2, Fit::Whole),
         Column::new("SUBJECT", 3, Fit::Shorten(8)),
-        Column::new("SCOPES", 4, Fit::Shorten(9)),
+        Column::new("SCOPES", 4, Fit::Shorten(9)).wish(14),
         Column::new("KIND", 5, Fit::Whole),
         Column::new("THROUGH", 6, Fit::Shorten(10)),
         Column::new("USES LEFT", 7, Fit::Whole),
