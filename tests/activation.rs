@@ -40,7 +40,7 @@ fn an_inherited_socket_is_served_by_its_name() {
     let status = early.join().unwrap();
     assert!(status.contains("\"pid\""), "{status}");
     assert!(!daemon.socket().exists(), "it bound its own socket beside the one that it was given");
-    let mut client = Client::connect(&path, Options::default()).unwrap();
+    let client = Client::connect(&path, Options::default()).unwrap();
     assert_eq!(client.server_uid().unwrap(), nix::unistd::getuid().as_raw());
 
     // Over a restart the socket stays: a client that asks meanwhile is served by the next daemon.

@@ -376,6 +376,17 @@ async fn a_panic_ends_one_connection_and_gives_its_place_back() {
     other.expect_verdict(1, true).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_panic_over_one_peer_does_not_close_the_door() {
+    let server = Server::start(ServerLimits::default());
+    let mut peer = server.connect_silent(fake::PANICS).await;
+    assert!(peer.frame().await.is_none());
+    let mut other = server.connect(RULED).await;
+    other.send(&ask_validate(1, "good")).await;
+    other.expect_verdict(1, true).await;
+    assert_eq!(server.connections(), 1);
+}
+
 /// I7.
 #[tokio::test(start_paused = true)]
 async fn one_uid_cannot_take_all_connections() {

@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_of_all_that_was_fed() {
+        assert_eq!(key("a"), key("a"));
+        assert_ne!(key("a"), key("b"));
+        assert_ne!(UseKey::of(|h| ("ab", "c").hash(h)), UseKey::of(|h| ("a", "bc").hash(h)));
+        let UseKey(wide) = key("a");
+        assert_ne!((wide >> 64) as u64, wide as u64, "two keys, two halves");
+    }
+
+    #[test]
     fn zero_means_every_one() {
         let coalescer = Coalescer::new(Duration::ZERO, WINDOW);
         for _ in 0..2 {

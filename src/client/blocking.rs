@@ -15,9 +15,8 @@
 //!     note: None,
 //!     peek: false,
 //! })?;
-//! if let (true, Some(token)) = (verdict.active, &verdict.token) {
-//!     println!("welcome, {}", token.facts.subject);
-//! }
+//! let subject = if verdict.active { verdict.token.map(|token| token.facts.subject) } else { None };
+//! # let _ = subject;
 //! # Ok::<(), bearerd::client::ClientError>(())
 //! ```
 

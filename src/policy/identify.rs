@@ -74,10 +74,9 @@ pub fn unit_of(cgroup: &str) -> Option<&str> {
 
 /// The container of a cgroup path, by the names that runtimes give, with systemd as the cgroup driver or without.
 pub fn container_of(cgroup: &str) -> Option<String> {
-    if cgroup == "/.." || cgroup.starts_with("/../") {
-        // It lies outside of our cgroup namespace: we are in a container, and this is somebody else.
-        return Some(CONTAINER_UNKNOWN.to_owned());
-    }
+    // `/../..` leads out of our cgroup namespace: we are in a container, and who is there came in from its host. What lies
+    // beyond says whether that is another container.
+    let cgroup = cgroup.trim_start_matches("/..");
     let cgroup = cgroup.strip_suffix(" (deleted)").unwrap_or(cgroup);
     let levels: Vec<&str> = levels(cgroup).collect();
     let unit = levels.iter().position(|level| !is_slice(level)).filter(|&at| is_unit(levels[at]));
@@ -256,7 +255,10 @@ mod tests {
             ("/lxc/web", Some("lxc-web")),
             ("/lxc.payload.web/system.slice/nginx.service", Some("lxc-web")),
             ("/system.slice/docker-0123.scope (deleted)", Some("docker-0123")),
-            ("/../docker/0123", Some("?")),
+            ("/../docker/0123", Some("docker-0123")),
+            ("/..", None),
+            ("/../..", None),
+            ("/../../machine.slice/box.service", Some("box")),
             // What a unit has made of its own carries its name.
             (
                 "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-0123.scope",

@@ -15,6 +15,7 @@ mod stop;
 use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -58,7 +59,11 @@ pub async fn run<H: Handler>(
             () = &mut shutdown => break,
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => report(ended),
             accepted = door.accept(&shared.counters) => {
-                admit(accepted, &mut door, &identify, &shared, &places, &mut tasks);
+                let admission = || admit(accepted, &mut door, &identify, &shared, &places, &mut tasks);
+                // A fault with one peer must not close the door to all others.
+                if catch_unwind(AssertUnwindSafe(admission)).is_err() {
+                    error!("a peer could not be admitted by a fault of the daemon; the others go on");
+                }
                 door.keep_spare();
             }
         }

@@ -1,9 +1,12 @@
 //! A connection's peer and what policy says of it, worked out once and again after a reload.
+//!
+//! A connection keeps the settings that it last saw. Asking whether they are still in force reads one number that only
+//! a reload writes; taking a lock and a count that all connections share would have the processors hand them round.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Settings;
+use super::{Service, Settings};
 use crate::peer::Peer;
 use crate::policy::Standing;
 
@@ -14,24 +17,60 @@ const NAME_KEPT: Duration = Duration::from_secs(60);
 pub struct Caller {
     /// Who connected, as the kernel says it.
     pub peer: Peer,
-    standing: Mutex<(u64, Arc<Standing>)>,
+    known: Mutex<Known>,
     /// The user name, and when (CLOCK_BOOTTIME) it was looked up.
     name: Mutex<Option<(Duration, String)>>,
 }
 
+/// What one connection last saw of the settings.
+pub(super) struct Known {
+    /// How many reloads there had been.
+    reloads: u64,
+    /// The settings.
+    pub(super) settings: Arc<Settings>,
+    /// What their policy says of the peer.
+    pub(super) standing: Arc<Standing>,
+}
+
+impl Known {
+    fn of(peer: &Peer, service: &Service) -> Self {
+        // The number first: what is read after it is at least as new.
+        let reloads = service.reloads();
+        let settings = service.settings();
+        let standing = Arc::new(settings.policy.standing(peer));
+        Self { reloads, settings, standing }
+    }
+}
+
 impl Caller {
-    pub(super) fn new(peer: Peer, settings: &Settings) -> Self {
-        let standing = Arc::new(settings.policy.standing(&peer));
-        Self { peer, standing: Mutex::new((settings.generation, standing)), name: Mutex::new(None) }
+    pub(super) fn new(peer: Peer, service: &Service) -> Self {
+        let known = Mutex::new(Known::of(&peer, service));
+        Self { peer, known, name: Mutex::new(None) }
     }
 
-    /// What policy says of the peer under these settings.
-    pub fn standing(&self, settings: &Settings) -> Arc<Standing> {
-        let mut cached = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.0 != settings.generation {
-            *cached = (settings.generation, Arc::new(settings.policy.standing(&self.peer)));
+    /// The settings in force and the peer's standing under them. To be let go of before anything is awaited, and before
+    /// it is asked for again.
+    pub(super) fn known(&self, service: &Service) -> MutexGuard<'_, Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.reloads != service.reloads() {
+            *known = Known::of(&self.peer, service);
         }
-        Arc::clone(&cached.1)
+        known
+    }
+
+    /// What policy says of the peer under the settings in force.
+    pub fn standing_now(&self, service: &Service) -> Arc<Standing> {
+        Arc::clone(&self.known(service).standing)
+    }
+
+    /// What policy says of the peer under these settings, which may have been replaced since they were taken.
+    pub fn standing(&self, settings: &Settings) -> Arc<Standing> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::ptr::eq(&raw const *known.settings, settings) {
+            Arc::clone(&known.standing)
+        } else {
+            Arc::new(settings.policy.standing(&self.peer))
+        }
     }
 
     /// The user name, if it was looked up less than a minute ago: names in policy are no fresher.

@@ -25,6 +25,7 @@ mod views;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ pub struct Service {
     clock: Arc<Clock>,
     names: Arc<dyn Names>,
     settings: RwLock<Arc<Settings>>,
+    /// How often `settings` was replaced.
+    reloads: AtomicU64,
     places: Places,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
@@ -153,6 +156,7 @@ impl Service {
             clock: parts.clock,
             names: parts.names,
             settings: RwLock::new(Arc::new(parts.settings)),
+            reloads: AtomicU64::new(0),
             places: parts.places,
             connections: parts.connections,
             started_at,
@@ -169,7 +173,7 @@ impl Service {
 
     /// Takes a peer in: what policy says of it is worked out once.
     pub fn admit(&self, peer: Peer) -> Arc<Caller> {
-        Arc::new(Caller::new(peer, &self.settings()))
+        Arc::new(Caller::new(peer, self))
     }
 
     /// Answers a request, at once or later.
@@ -217,7 +221,14 @@ impl Service {
 
     /// Puts new settings in force. Connections work out their standing anew at their next request.
     pub fn reload(&self, settings: Settings) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        let mut there = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        *there = Arc::new(settings);
+        // After them and before this returns: a request that begins later sees the number, and so the settings.
+        self.reloads.fetch_add(1, Ordering::Release);
+    }
+
+    fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::Acquire)
     }
 
     /// The settings in force.
@@ -241,8 +252,11 @@ impl Service {
 
     /// Asks policy. A denial is in the trail when this returns.
     fn authorise(&self, caller: &Caller, ask: &policy::Ask<'_>, id: Option<TokenId>) -> Result<Grant, Failure> {
-        let settings = self.settings();
-        match settings.policy.decide(&caller.peer, &caller.standing(&settings), ask) {
+        let decision = {
+            let known = caller.known(self);
+            known.settings.policy.decide(&caller.peer, &known.standing, ask)
+        };
+        match decision {
             Decision::Granted(grant) => Ok(grant),
             Decision::Denied { needed } => Err(self.deny(caller, ask.op, needed, id)),
         }

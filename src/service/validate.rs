@@ -11,7 +11,7 @@ use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failu
 use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
 use crate::config::AssertAddress;
 use crate::peer::Peer;
-use crate::policy;
+use crate::policy::{self, Grant};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{Answer, Failure, Validate, Verdict};
 use crate::protocol::{BATCH_MAX, NAME_MAX, NOTE_MAX, is_clean};
@@ -48,7 +48,11 @@ enum Outcome {
 
 impl Service {
     pub(super) fn validate(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Now {
-        match self.judged(caller, ask) {
+        let grant = match self.permitted(caller, ask) {
+            Ok(grant) => grant,
+            Err(failure) => return Now::failure(failure),
+        };
+        match self.judged(caller, ask, &grant) {
             Judged::Ready(Ok(verdict)) => Now::Ready(Answer::Verdict(Box::new(verdict))),
             Judged::Ready(Err(failure)) => Now::failure(failure),
             Judged::Later(verdict) => later(async move { verdict.await.map(|it| Answer::Verdict(Box::new(it))) }),
@@ -60,13 +64,13 @@ impl Service {
             return Now::failure(Failure::new(ErrorCode::BadRequest, format!("a batch has 1 to {BATCH_MAX} tokens")));
         }
         // Policy and form are decided for all before the first is looked at: a refused batch has spent nothing.
-        for ask in batch {
-            let permitted = self.authorise(caller, &policy::Ask::validate(&ask.scopes), None);
-            if let Err(failure) = permitted.and_then(|_| check(ask)) {
-                return Now::failure(failure);
-            }
-        }
-        let judged: Vec<Judged> = batch.iter().map(|ask| self.judged(caller, ask)).collect();
+        let grants = match batch.iter().map(|ask| self.permitted(caller, ask)).collect::<Result<Vec<Grant>, Failure>>()
+        {
+            Ok(grants) => grants,
+            Err(failure) => return Now::failure(failure),
+        };
+        let judged: Vec<Judged> =
+            batch.iter().zip(&grants).map(|(ask, grant)| self.judged(caller, ask, grant)).collect();
         if judged.iter().all(|it| matches!(it, Judged::Ready(_))) {
             let verdicts = judged.into_iter().map(|it| match it {
                 Judged::Ready(verdict) => verdict,
@@ -89,15 +93,13 @@ impl Service {
         })
     }
 
-    fn judged(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Judged {
-        let asked = policy::Ask::validate(&ask.scopes);
-        let grant = match self.authorise(caller, &asked, None) {
-            Ok(grant) => grant,
-            Err(failure) => return Judged::Ready(Err(failure)),
-        };
-        if let Err(failure) = check(ask) {
-            return Judged::Ready(Err(failure));
-        }
+    /// Whether it may be asked at all: policy, then form. Nothing of the token is looked at.
+    fn permitted(&self, caller: &Caller, ask: &Validate<'_>) -> Result<Grant, Failure> {
+        let grant = self.authorise(caller, &policy::Ask::validate(&ask.scopes), None)?;
+        check(ask).map(|()| grant)
+    }
+
+    fn judged(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>, grant: &Grant) -> Judged {
         let now = self.clock.now();
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let from = ask.from.map(canonical);
@@ -305,7 +307,7 @@ impl Service {
 
     /// Whose budget of lines a refusal is charged to; peers with full rights have none.
     fn refusal(&self, caller: &Caller) -> Refusal {
-        Refusal { uid: caller.peer.uid, exempt: caller.standing(&self.settings()).full }
+        Refusal { uid: caller.peer.uid, exempt: caller.known(self).standing.full }
     }
 
     fn use_event(

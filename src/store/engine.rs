@@ -32,21 +32,28 @@ impl Engine {
     }
 
     /// Reads in one transaction, which ends with the call: a transaction kept open pins every page freed meanwhile.
+    ///
+    /// The handle is not held while `read` runs, so that `read` may come back here for another. If it is closed
+    /// meanwhile, to be opened again, `read` gets an error that [`was_closed`] knows.
     pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let db = self.hold();
-        let txn = db.as_ref().ok_or(StoreError::Stopped)?.begin_read().map_err(read_error)?;
-        read(&txn)
+        guarded(|| {
+            let db = self.hold();
+            let txn = db.as_ref().ok_or(StoreError::Stopped)?.begin_read().map_err(read_error)?;
+            drop(db);
+            read(&txn)
+        })
     }
 
-    /// Closes the database in good order.
+    /// Closes the database in good order, and gives the lock back.
     pub(super) fn close(&self) -> Result<(), StoreError> {
-        match self.take() {
+        let closed = match self.take() {
             Some(db) => db.close().map_err(|error| StoreError::NotWritten(cause(error))),
             None => Ok(()),
-        }
+        };
+        closed.and(self.medium.disk.unlock().map_err(|error| io_error("unlocked", error)))
     }
 
     /// Drops the database, as it is.
@@ -91,16 +98,23 @@ pub(super) fn open(medium: &Medium, cache_bytes: usize, check: bool) -> Result<D
             warn!("the store was not closed in good order and is being walked whole: {percent} %");
         }
     });
-    // Damaged pages make the engine panic where it trusts them.
-    match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend))) {
-        Ok(result) => result.map_err(open_error),
-        Err(_) => Err(StoreError::Damaged { what: "the engine can't make sense of its pages".into() }),
-    }
+    guarded(|| builder.create_with_backend(backend).map_err(open_error))
+}
+
+/// Damaged pages make the engine panic where it trusts them: here that is an error.
+pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(StoreError::Damaged { what: "the engine can't make sense of its pages".into() }))
 }
 
 /// An error of the operating system's.
 pub(super) fn io_error(doing: &'static str, error: io::Error) -> StoreError {
     StoreError::Io { doing, cause: Arc::new(error) }
+}
+
+/// Whether a read came to nothing only because the engine was closed under it.
+pub(super) fn was_closed(error: &StoreError) -> bool {
+    matches!(error, StoreError::Read(cause) if matches!(**cause, redb::Error::DatabaseClosed))
 }
 
 /// Whether the cause is that the file system has no room for this file.

@@ -55,7 +55,7 @@ pub enum StoreError {
         table: &'static str,
     },
     /// The file can't be read or prepared, for a reason of the operating system's.
-    #[error("the store can't be {doing}: {cause}")]
+    #[error("the store can't be {doing}")]
     Io {
         /// What was tried: "locked", "read" and so on.
         doing: &'static str,

@@ -1,4 +1,7 @@
 //! A store file before its key is known: locked, its format checked, its header readable.
+//!
+//! Invariant: nothing is written to a file with a store in it before [`super::Store::open`] has accepted it. A file that
+//! is refused is as it was, byte for byte.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
 
 use super::disk::{Disk, FileDisk, Medium};
-use super::engine::{self, Engine, io_error};
+use super::engine::{self, Engine, guarded, io_error};
 use super::error::{StoreError, cause, read_error};
 use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, Tables};
 use super::{Boot, Sealer};
@@ -55,12 +58,13 @@ impl StoreFile {
             return Err(StoreError::AlreadyOpen);
         }
         let len = disk.len().map_err(|error| io_error("read", error))?;
-        let medium = Medium::new(disk);
         if len == 0 {
-            return Ok(Self { medium, options, open: None });
+            return Ok(Self { medium: Medium::new(disk), options, open: None });
         }
+        // Opening the engine writes, and so does closing it: not before the store is accepted.
+        let medium = Medium::staged(disk);
         let db = engine::open(&medium, options.cache_bytes, options.check)?;
-        let header = read_header(&db)?;
+        let header = guarded(|| read_header(&db))?;
         Ok(Self { medium, options, open: Some((db, header)) })
     }
 
@@ -81,6 +85,10 @@ impl StoreFile {
     /// [`StoreError::Empty`] for a new file; [`StoreError::Broken`] with the wrong key; as reading.
     pub fn boot(&self, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let (db, _) = self.open.as_ref().ok_or(StoreError::Empty)?;
+        guarded(|| Self::read_boot(db, sealer))
+    }
+
+    fn read_boot(db: &Database, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let txn = db.begin_read().map_err(read_error)?;
         let standing = read_standing(&txn, sealer)?;
         let meta = txn.open_table(META).map_err(read_error)?;
@@ -128,7 +136,8 @@ impl StoreFile {
     /// The engine of a file that has a store.
     pub(super) fn into_engine(self, sealer: &dyn Sealer) -> Result<(Engine, Standing), StoreError> {
         let (db, _) = self.open.ok_or(StoreError::Empty)?;
-        let standing = read_standing(&db.begin_read().map_err(read_error)?, sealer)?;
+        let standing = guarded(|| read_standing(&db.begin_read().map_err(read_error)?, sealer))?;
+        self.medium.release().map_err(|error| io_error("written", error))?;
         Ok((Engine::new(self.medium, self.options.cache_bytes, db), standing))
     }
 }

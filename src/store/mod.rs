@@ -293,7 +293,8 @@ impl Store {
         Ok(Lookup { slot, record })
     }
 
-    /// One page of the tokens that `wanted` wants. Reads the disk: for a thread that may block.
+    /// One page of the tokens that `wanted` wants; it may ask the store for more. Reads the disk: for a thread that may
+    /// block.
     ///
     /// # Errors
     /// As [`Self::lookup`], and what `wanted` returns.
@@ -302,7 +303,7 @@ impl Store {
         scan: Scan,
         wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
     ) -> Result<Page, StoreError> {
-        self.read(|txn, sealer| scan::page(txn, sealer, &scan, wanted))
+        self.read_once(|txn, sealer| scan::page(txn, sealer, &scan, wanted))
     }
 
     /// Ids from `first` to `last`, at most `max`: with 2, whether the prefix of an id is unambiguous.
@@ -339,7 +340,8 @@ impl Store {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// Notes uses of a token (`count` of them, these the circumstances of the last); written back within seconds, and at stop.
+    /// Notes uses of a token: `count` of them, with the circumstances of the last. Written back within seconds, and at
+    /// stop.
     pub fn note_use(&self, id: TokenId, noted: LastUse) {
         if self.shared.usage.note(id, noted) != Asks::Nothing {
             self.shared.queue.nudge();
@@ -412,22 +414,33 @@ impl Store {
         result
     }
 
+    /// Reads the disk; once more, if the engine was closed under it to be opened again.
     fn read<T>(
+        &self,
+        read: impl Fn(&redb::ReadTransaction, &dyn Sealer) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match self.read_once(&read) {
+            Err(error) if engine::was_closed(&error) => self.read_once(&read),
+            result => result,
+        }
+    }
+
+    fn read_once<T>(
         &self,
         read: impl FnOnce(&redb::ReadTransaction, &dyn Sealer) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let shared = &self.shared;
         let result = shared.engine.read(|txn| read(txn, &*shared.sealer));
-        match result {
-            Err(StoreError::Stopped) => Err(shared.stopped()),
-            Err(StoreError::Read(cause)) => {
+        match &result {
+            Err(StoreError::Stopped) => return Err(shared.stopped()),
+            Err(error @ StoreError::Read(_)) if !engine::was_closed(error) => {
                 // The engine's handle is latched by it: the writer opens it again.
                 shared.reopen.store(true, Ordering::Release);
                 shared.queue.nudge();
-                Err(StoreError::Read(cause))
             }
-            result => result,
+            _ => {}
         }
+        result
     }
 }
 

@@ -119,7 +119,7 @@ impl Queue {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| StoreError::Stopped)?;
+        let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| self.closed())?;
         let (answer, answered) = oneshot::channel();
         let work = Work { job: Some(job), result: None, generation: 0, answer, _waiting: permit };
         self.enter()?.jobs.push_back(Box::new(work));

@@ -11,8 +11,8 @@
 //!   low the engine is asked, which walks the whole file; when that says low too, the reserve is **adopted**: the engine
 //!   is closed, the file made longer by the reserve, and the engine opened again, which takes the new length for its
 //!   own (milliseconds).
-//! - New tokens are refused once the reserve is gone and less than [`ISSUE_FLOOR`] is free inside; what restricts goes
-//!   on until that is used up.
+//! - New tokens are refused once the reserve is gone and less than [`KEPT`] is free inside; what restricts goes on until
+//!   that is used up.
 //!
 //! A growth that fails all the same (another program took the space in between) is an error that was not written: the
 //! batch is refused, the reserve adopted, and the next attempt goes through.
@@ -22,10 +22,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::disk::Medium;
+use super::disk::{KEPT, Medium};
 
-/// New tokens are refused when less than this is certain.
-pub(super) const ISSUE_FLOOR: u64 = 8 << 20;
 /// What a batch may need: 64 jobs of some 10 pages each, and the engine's own.
 const BATCH_NEEDS: u64 = 4 << 20;
 /// Jobs in one transaction when room is short.
@@ -128,14 +126,15 @@ impl Keeper {
         self.top_up(len, available, now);
         self.roomy = !self.doubtful && available >= len.min(GROWTH_MAX) + MARGIN;
         let low = self.inside < BATCH_NEEDS;
-        let step = if self.roomy || !low {
+        let step = if self.roomy {
             Step::Go
-        } else if now >= self.next_walk {
+        } else if (low || !self.issue_ok || self.inside + self.reserve < KEPT) && now >= self.next_walk {
+            // Before the reserve is touched or new tokens are refused: the bound may be far too low.
             Step::Measure
-        } else if self.reserve >= BATCH_NEEDS {
+        } else if low && self.reserve >= BATCH_NEEDS {
             Step::Adopt
         } else {
-            // Nothing left to give. What restricts is still tried: pages that were freed may do.
+            // If it is low, there is nothing left to give. What restricts is still tried: freed pages may do.
             Step::Go
         };
         if step == Step::Go {
@@ -178,15 +177,17 @@ impl Keeper {
     fn top_up(&mut self, len: u64, available: u64, now: Instant) {
         self.reserve = self.medium.gauge.allocated_past(len);
         let wanted = (len / 8).clamp(RESERVE_MIN, RESERVE_MAX).next_multiple_of(4096);
-        // Not for every page that it lacks: at half, and then whole.
-        if self.reserve >= wanted / 2 && !self.doubtful || now < self.next_allocation {
+        // Not for every page that it lacks: at three quarters, and then whole.
+        if self.reserve >= wanted / 4 * 3 && !self.doubtful || now < self.next_allocation {
             return;
         }
-        if available < wanted.saturating_sub(self.reserve) {
+        // The last of a small disk, rather than nothing.
+        let possible = self.reserve.saturating_add(available).min(wanted) & !4095;
+        if possible < KEPT {
             self.next_allocation = now + RETRY;
             return;
         }
-        match self.medium.allocate(len, wanted) {
+        match self.medium.allocate(len, possible) {
             Ok(()) => {
                 self.doubtful = false;
                 self.reserve = self.medium.gauge.allocated_past(len);
@@ -204,7 +205,9 @@ impl Keeper {
 
     fn show(&mut self, available: u64, shown: &Shown) {
         let certain = self.inside + self.reserve;
-        let issue_ok = self.roomy || certain >= ISSUE_FLOOR;
+        // Once refused, not before there is clearly more: at the edge it would change with every commit.
+        let needed = if self.issue_ok { KEPT } else { KEPT + KEPT / 4 };
+        let issue_ok = self.roomy || certain >= needed;
         if issue_ok != self.issue_ok {
             if issue_ok {
                 info!("the disk of the store has room again: new tokens are issued");

@@ -51,6 +51,8 @@ enum Failure {
     Engine(StoreError),
     /// There is no engine any more.
     Closed,
+    /// The engine panicked.
+    Panicked,
 }
 
 /// A transaction that came to an end.
@@ -82,7 +84,7 @@ impl Writer {
         match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(()) => {}
             Err(_) => {
-                let fault = Fault::Writer("it panicked: the store may be damaged".into());
+                let fault = Fault::Writer("it panicked".into());
                 shared.fail(&fault);
             }
         }
@@ -185,9 +187,15 @@ impl Writer {
             self.make_room()?;
             self.transaction(&mut jobs, also, &mut changed)
         };
-        let attempted = attempt();
+        // The engine panics where it trusts pages that are damaged.
+        let attempted = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or(Err(Failure::Panicked));
         let outcome = match attempted {
             Ok(done) => Ok(done),
+            Err(Failure::Panicked) => {
+                let fault = Fault::Writer("it panicked over the file, which may be damaged".into());
+                shared.fail(&fault);
+                Err(StoreError::Fatal(fault))
+            }
             Err(Failure::Closed) => Err(StoreError::Fatal(shared.fault().unwrap_or(Fault::SyncFailed))),
             Err(Failure::Engine(error)) => self.recover(error),
         };

@@ -38,6 +38,9 @@ pub const RULED: u32 = 1000;
 /// The first of the uids that no rule is about.
 pub const RULELESS: u32 = 5000;
 
+/// A peer that the handler panics over.
+pub const PANICS: u32 = 4_000_000;
+
 /// Does what the request says.
 ///
 /// `Validate` is answered at once: active if the token begins with `good`. `Show` takes time, by its handle:
@@ -116,6 +119,7 @@ impl Handler for Fake {
     type Caller = u32;
 
     fn admit(&self, peer: Peer) -> Arc<u32> {
+        assert_ne!(peer.uid, PANICS, "as asked (this panic is part of a test)");
         Arc::new(peer.uid)
     }
 

@@ -254,6 +254,23 @@ async fn queries_filter_and_page_over_rotated_files() {
 }
 
 #[tokio::test]
+async fn a_line_is_shown_once_it_is_whole() {
+    let bench = Bench::new();
+    let audit = bench.open();
+    recorded(bench.used(&audit, "a")).await.unwrap();
+    audit.stop().await.unwrap();
+    let line = bench.bytes();
+    let mut half = line.clone();
+    half.extend_from_slice(&line[..line.len() - 1]);
+    std::fs::write(bench.path(), &half).unwrap();
+    let page = audit.query(Filter::default(), None, 10).await.unwrap();
+    assert_eq!((page.lines.len(), page.more), (1, false));
+    half.push(b'\n');
+    std::fs::write(bench.path(), &half).unwrap();
+    assert_eq!(audit.query(Filter::default(), Some(page.next), 10).await.unwrap().lines.len(), 1);
+}
+
+#[tokio::test]
 async fn a_follower_sees_each_line_once_through_rotation_and_the_loss_of_a_file() {
     let bench = Bench::new();
     let audit = bench.open();

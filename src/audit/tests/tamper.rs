@@ -197,6 +197,9 @@ async fn what_was_said_can_not_be_moved_to_hide_something() {
         let bad = damage(&less, seal.as_ref()).expect("a gap line vouches for its own place only");
         assert_eq!(bad.0, dropped as u64 + 1);
     }
+    let mut more = lines.clone();
+    more.insert(4, b"{}\n".to_vec());
+    assert_eq!(damage(&more, seal.as_ref()).map(|bad| bad.0), Some(5), "nor for what is put before it");
     let mut spoilt = lines.clone();
     spoilt[1][60] ^= 1;
     assert_eq!(damage(&spoilt, seal.as_ref()).map(|bad| bad.0), Some(2));

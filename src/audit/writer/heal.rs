@@ -77,10 +77,7 @@ impl Writer {
                 "audit.log can't be written; it is tried again every 250 ms"
             );
         }
-        // A failed sync stays one until everything has been written again.
-        if self.fault != Some(Fault::Sync) {
-            self.fault = Some(fault);
-        }
+        self.fault = Some(fault);
         self.untold.since.get_or_insert(self.shared.clock.now());
         self.untold.why = error.to_string();
         self.shared.set_fault(Some(self.untold.why.clone()));
