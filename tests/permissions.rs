@@ -118,6 +118,11 @@ fn a_lost_key_or_store_is_a_refusal() {
     fs::rename(&store, &kept).unwrap();
     refused(&daemon, "audit.log");
     assert!(!store.exists());
+    // Nor beside one that has been rotated away.
+    fs::rename(daemon.audit_log(), daemon.path("log/audit.log.1")).unwrap();
+    refused(&daemon, "audit.log.1");
+    assert!(!store.exists());
+    fs::rename(daemon.path("log/audit.log.1"), daemon.audit_log()).unwrap();
     fs::write(&store, "").unwrap();
     chmod(&store, 0o600);
     refused(&daemon, "move it and its audit log away");

@@ -305,14 +305,17 @@ fn root_a_full_store_disk_still_revokes() {
     let tokens: Vec<String> = (0..50).map(|i| daemon.issue(&[&format!("t{i}")])).collect();
     let filler = daemon.path("state/filler");
     fill(&filler);
+    // Large ones, so that the room that the store keeps is used up soon.
+    let labels: Vec<String> = (0..32).map(|i| format!("k{i}={}", "v".repeat(250))).collect();
+    let more: Vec<&str> = ["issue", "more"].into_iter().chain(labels.iter().flat_map(|l| ["--label", l])).collect();
     let mut issued = 0;
     let refused = loop {
-        let ran = daemon.ctl(&["issue", "more"]);
+        let ran = daemon.ctl(&more);
         if ran.status != 0 {
             break ran;
         }
         issued += 1;
-        assert!(issued < 5000, "the disk is never full");
+        assert!(issued < 10_000, "the disk is never full");
     };
     assert_eq!(refused.status, 75, "{}", refused.stderr);
     for token in &tokens {

@@ -20,6 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Config, Paths};
 use crate::policy::{Own, Policy, SystemNames};
+use crate::sys::ignore_hangup;
 use crate::sys::memory::harden_process;
 use crate::systemd::{self, Notifier};
 use crate::time::SystemTime;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
 /// From the command line to the last seal.
 fn run(args: &Args) -> Result<(), Failure> {
     harden_process().map_err(Failure::Harden)?;
+    ignore_hangup();
     // Before any thread: it changes the environment.
     let inherited = systemd::inherited()?;
     let notifier = Notifier::from_env();

@@ -155,8 +155,8 @@ fn found(
 ) -> Result<Unlocked, Failure> {
     let path = &config.store.path;
     let failed = store_failure(path);
-    if fs::metadata(&config.audit.file).is_ok_and(|log| log.len() > 0) {
-        return Err(Failure::StoreGone { store: path.clone(), log: config.audit.file.clone() });
+    if let Some(log) = known_log(&config.audit.file) {
+        return Err(Failure::StoreGone { store: path.clone(), log });
     }
     let temporary = path.with_extension("new");
     match files::open_private(&temporary, Access::ReadWrite, uid) {
@@ -184,6 +184,17 @@ fn found(
     let (keyring, header) = Keyring::create(&source, time.wall())?;
     let boot = Boot { generation: 0, mark: None, seal: None, outbox: Vec::new(), clean_stop: true };
     Ok(Unlocked { file, keyring: Arc::new(keyring), boot, new: Some((header, temporary)) })
+}
+
+/// A log that knows of a store: audit.log, or one that was rotated away from it.
+fn known_log(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?.to_str()?;
+    let is_ours = |path: &PathBuf| {
+        let rest = path.file_name().and_then(|other| other.to_str()).and_then(|other| other.strip_prefix(name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+            && fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() > 0)
+    };
+    fs::read_dir(parent(file)).ok()?.flatten().map(|entry| entry.path()).filter(is_ours).min()
 }
 
 fn store_io(doing: &'static str, cause: std::io::Error) -> StoreError {

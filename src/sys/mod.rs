@@ -13,6 +13,15 @@ pub mod panics;
 #[cfg(feature = "daemon")]
 pub mod peer;
 
+/// SIGHUP does nothing until something answers it: a reload that comes while the daemon starts must not end it.
+#[cfg(feature = "daemon")]
+pub fn ignore_hangup() {
+    // SAFETY: ignoring a signal runs no code of ours in a handler.
+    let ignored =
+        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGHUP, nix::sys::signal::SigHandler::SigIgn) };
+    ignored.expect("SIGHUP is a signal that can be ignored");
+}
+
 /// Whether the kernel says that the wall clock is synchronised (`adjtimex(2)`: STA_UNSYNC is clear).
 #[cfg(feature = "daemon")]
 pub fn clock_synchronised() -> bool {
