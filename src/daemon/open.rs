@@ -186,12 +186,16 @@ fn found(
     Ok(Unlocked { file, keyring: Arc::new(keyring), boot, new: Some((header, temporary)) })
 }
 
-/// A log that knows of a store: audit.log, or one that was rotated away from it.
+/// A log that knows of a store: audit.log, or one that was rotated away from it (`audit.log.1`, `audit.log-20261123`). One
+/// that somebody has put aside under another name does not count.
 fn known_log(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?;
     let is_ours = |path: &PathBuf| {
         let rest = path.file_name().and_then(|other| other.to_str()).and_then(|other| other.strip_prefix(name));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+        let rotated = |rest: &str| {
+            rest.strip_prefix(['.', '-']).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        rest.is_some_and(|rest| rest.is_empty() || rotated(rest))
             && fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() > 0)
     };
     fs::read_dir(parent(file)).ok()?.flatten().map(|entry| entry.path()).filter(is_ours).min()
