@@ -512,7 +512,9 @@ mod faults {
         for n in 0..300 {
             block_on(revoke(&store, n)).unwrap().unwrap();
         }
-        assert!(matches!(block_on(issue(&store, 90_000)), Ok(Err(StoreError::NoRoom))));
+        // What is known to be free is a lower bound: on a slow machine the engine is asked late, and may find some more.
+        let refused = (60_000..70_000).map(|n| block_on(issue(&store, n))).find(|said| !matches!(said, Ok(Ok(_))));
+        assert!(matches!(refused, Some(Ok(Err(StoreError::NoRoom)))), "{refused:?}, {:?}", store.room());
         assert_eq!(store.fault(), None);
         // After a kill on the full disk, too.
         drop(store);
