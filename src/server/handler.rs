@@ -51,7 +51,7 @@ impl Handler for Service {
     }
 
     fn class(&self, caller: &Caller) -> Class {
-        let standing = caller.standing(&self.settings());
+        let standing = caller.standing_now(self);
         match () {
             () if standing.full => Class::Full,
             () if standing.ruleless() => Class::Ruleless,
