@@ -288,6 +288,46 @@ fn root_a_full_audit_disk_fails_closed_and_recovers() {
     daemon.stop();
 }
 
+/// A log on a disk of a megabyte: tokens are issued, until there is no room; then `status` says so before anyone wonders.
+#[test]
+#[ignore = "needs root"]
+fn root_a_small_audit_disk_is_used_as_far_as_it_goes() {
+    let mut daemon = Daemon::place("coalesce = \"0s\"\n");
+    let _mount = Mount::tmpfs(daemon.path("log"), "1m");
+    fs::write(daemon.path("log/filler"), vec![0; 600 * 1024]).unwrap();
+    daemon.run();
+    let token = daemon.issue(&["fits"]);
+    let status = |daemon: &Daemon| daemon.ctl(&["--json", "status"]).exits(0).json();
+    let before = status(&daemon);
+    assert_eq!((&before["audit"]["issue_ok"], &before["audit"]["fault"]), (&true.into(), &serde_json::Value::Null));
+    assert!(!before["warnings"].to_string().contains("audit"), "{before}");
+    fill(&daemon.path("log/more"));
+    let mut client = daemon.client();
+    let begun = std::time::Instant::now();
+    while status(&daemon)["audit"]["issue_ok"] == true {
+        for _ in 0..100 {
+            let _ = client.validate(&ask(&token));
+        }
+        assert!(begun.elapsed() < PATIENCE, "there is room for ever");
+    }
+    daemon.ctl(&["issue", "not-made"]).exits(75);
+    // Free space is looked at once a second.
+    let warnings = loop {
+        let warnings = status(&daemon)["warnings"].to_string();
+        if warnings.contains("less than 10 % is free where the audit log is") {
+            break warnings;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{warnings}");
+    };
+    let directory = daemon.path("log").display().to_string();
+    assert!(warnings.contains(&format!("issue is refused: no room for audit records in {directory}")), "{warnings}");
+    fs::remove_file(daemon.path("log/filler")).unwrap();
+    while daemon.ctl(&["issue", "made-again"]).status != 0 {
+        assert!(begun.elapsed() < PATIENCE, "it does not recover: {}", daemon.said());
+    }
+    daemon.ctl(&["audit", "verify"]).exits(0);
+}
+
 fn parse(daemon: &Daemon) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(daemon.audit_log()).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "half a line");

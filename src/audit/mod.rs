@@ -23,6 +23,7 @@
 mod budget;
 mod chain;
 mod coalesce;
+mod drops;
 mod escape;
 mod event;
 mod file;
@@ -296,9 +297,12 @@ impl Audit {
     pub fn health(&self) -> Health {
         let shared = &self.0.shared;
         let counters = &shared.counters;
+        let issue_ok = self.ready();
+        let no_room = || format!("no room for audit records in {}: make some", self.directory().display());
         Health {
             writable: shared.available(),
-            fault: shared.fault(),
+            issue_ok,
+            fault: shared.fault().or_else(|| (!issue_ok).then(no_room)),
             lines: counters.lines.load(Relaxed),
             gaps: counters.gaps.load(Relaxed),
             lost: counters.lost.load(Relaxed),
@@ -394,6 +398,10 @@ impl Audit {
         };
         let checked = tokio::task::spawn_blocking(move || verify_to(&files, &*key, seal.as_ref(), Some(end)));
         checked.await.map_err(io::Error::other)?
+    }
+
+    fn directory(&self) -> &Path {
+        self.0.options.file.parent().unwrap_or(&self.0.options.file)
     }
 
     fn receipt(&self, pending: &Arc<Pending>) -> Receipt {

@@ -37,6 +37,8 @@ pub struct OpenReport {
 pub struct Health {
     /// Lines can be written now.
     pub writable: bool,
+    /// A change can be recorded whatever else takes space: without that, none is taken but a revocation.
+    pub issue_ok: bool,
     /// What is wrong, for people.
     pub fault: Option<String>,
     /// Lines written since the start.
@@ -63,7 +65,7 @@ pub struct Health {
     pub room_bytes: u64,
     /// Bytes free on its file system.
     pub free_bytes: u64,
-    /// Less than a tenth of it.
+    /// That and the room are less than a tenth of it.
     pub low_space: bool,
 }
 

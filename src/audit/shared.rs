@@ -18,7 +18,7 @@ use crate::time::Clock;
 /// Bytes of droppable events that wait for the writer, at most.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Room in the file below which a change is refused before its commit: the longest line.
-const ROOM_NEEDED_BYTES: u64 = super::event::LINE_MAX as u64;
+pub(super) const ROOM_NEEDED_BYTES: u64 = super::event::LINE_MAX as u64;
 
 /// What happens to an event that can't be written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

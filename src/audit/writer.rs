@@ -6,15 +6,16 @@
 //! nothing is sealed that was not fsynced, and a failed fsync is never taken for a later success.
 
 mod heal;
+mod room;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::chain::{AuditMac, Mac, Seal, finish_line};
 use super::coalesce::Closing;
+use super::drops::Drops;
 use super::event::{AuditEvent, EventKind};
 use super::file::{DiskLog, LogFile, RESERVE_AHEAD};
 use super::generations::Generations;
@@ -32,8 +33,6 @@ const TICK: Duration = Duration::from_millis(250);
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// One write, at most about this many bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Free space below this part of the file system is warned of.
-const LOW_SPACE_PERCENT: u64 = 10;
 
 /// Puts something in the place of the real file: tests, a failing disk.
 pub(super) type Wrap = Box<dyn Fn(DiskLog) -> Box<dyn LogFile> + Send>;
@@ -107,12 +106,14 @@ pub(super) struct Writer {
     generations: Generations,
     untold: Untold,
     syslog: Option<Syslog>,
-    syslog_untold: u64,
-    syslog_told_at: Duration,
+    drops: Drops,
     sealed_at: Duration,
     /// Up to which offset room is allocated; `None` where the file system can't.
     room_until: Option<u64>,
-    room_tried: bool,
+    /// How much is asked for; less once that much is not to be had, until the next tick.
+    room_step: u64,
+    /// That there is too little for a change has been logged.
+    room_short: bool,
     buffer: Vec<u8>,
 }
 
@@ -150,11 +151,11 @@ impl Writer {
             generations,
             untold: Untold::default(),
             syslog,
-            syslog_untold: 0,
-            syslog_told_at: now,
+            drops: Drops::default(),
             sealed_at: now.saturating_sub(SEAL_EVERY),
             room_until: Some(0),
-            room_tried: false,
+            room_step: RESERVE_AHEAD,
+            room_short: false,
             buffer: Vec::new(),
         };
         *lock(&writer.shared.end) = (writer.inode, writer.end.offset);
@@ -309,19 +310,19 @@ impl Writer {
             self.shared.appended.send_replace(place.seq);
         }
         let Some(syslog) = &mut self.syslog else { return };
+        let boottime = self.shared.clock.boottime();
         for Built { job, seq } in &built {
             let sent = syslog.event(&job.event, *seq, self.generations.newest());
             // A gap line that tells of drops must not call for another one.
-            if !sent && !matches!(job.event.event, EventKind::Gap | EventKind::Seal) {
-                self.syslog_untold += 1;
-            }
+            let counts = !matches!(job.event.event, EventKind::Gap | EventKind::Seal);
+            self.drops.look(sent, counts, boottime);
         }
         counters.syslog_dropped.store(syslog.dropped(), Relaxed);
     }
 
     /// Ends windows, tries a failing file again, tells what was lost, seals.
     fn tick(&mut self) {
-        self.room_tried = false;
+        self.room_step = RESERVE_AHEAD;
         if self.fault.is_some() {
             self.try_again();
         }
@@ -362,9 +363,7 @@ impl Writer {
             }
             shared.counters.flooded.store(budget.flooded(), Relaxed);
         }
-        if self.syslog_untold > 0 && (all || boottime.saturating_sub(self.syslog_told_at) >= SEAL_EVERY) {
-            let count = std::mem::take(&mut self.syslog_untold);
-            self.syslog_told_at = boottime;
+        if let Some(count) = self.drops.due(all, boottime) {
             let mut event = AuditEvent::new(EventKind::Gap, now);
             event.outcome = Some("dropped".into());
             event.note = Some(format!("syslog dropped {count}"));
@@ -433,59 +432,6 @@ impl Writer {
         self.sync_and_seal();
         self.release_room();
         self.standing()
-    }
-
-    /// Allocates ahead, so that a full disk is known before a line is lost to it.
-    fn keep_room(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        if let Some(until) = self.room_until
-            && until < self.end.offset + RESERVE_AHEAD / 2
-            && !self.room_tried
-        {
-            let _busy = shared.busy();
-            match self.log.reserve(self.end.offset, RESERVE_AHEAD) {
-                Ok(()) => self.room_until = Some(self.end.offset + RESERVE_AHEAD),
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => self.room_until = None,
-                // Tried again at the next tick; what is allocated already is still there.
-                Err(error) => {
-                    self.room_tried = true;
-                    tracing::warn!(%error, "no room can be allocated ahead for audit.log");
-                }
-            }
-        }
-        let room = match self.room_until {
-            Some(until) => until.saturating_sub(self.end.offset),
-            None => shared.counters.free_bytes.load(Relaxed),
-        };
-        shared.counters.room_bytes.store(room, Relaxed);
-    }
-
-    /// Gives back what was allocated beyond the end.
-    fn release_room(&mut self) {
-        if self.fault.is_none() && self.log.state().is_ok_and(|state| state.len == self.end.offset) {
-            let _ = self.log.truncate(self.end.offset);
-        }
-    }
-
-    /// Warns when the file system runs full, and when it no longer does.
-    fn look_at_space(&mut self) {
-        let space = {
-            let _busy = self.shared.busy();
-            self.log.space()
-        };
-        let Ok(space) = space else { return };
-        let counters = &self.shared.counters;
-        counters.free_bytes.store(space.free_bytes, Relaxed);
-        let low = space.free_bytes.saturating_mul(100) < space.total_bytes.saturating_mul(LOW_SPACE_PERCENT);
-        if low != counters.low_space.swap(low, Relaxed) {
-            let path = self.options.file.display();
-            if low {
-                tracing::warn!(%path, free_bytes = space.free_bytes, "less than 10 % is free where audit.log is");
-            } else {
-                tracing::info!(%path, free_bytes = space.free_bytes, "there is room again where audit.log is");
-            }
-        }
-        self.keep_room();
     }
 }
 

@@ -296,7 +296,7 @@ fn invalid(invalid: Invalid) -> Failure {
 fn audit_unavailable() -> Failure {
     Failure::new(
         ErrorCode::Unavailable,
-        "the audit log can't take a record now, and without one nothing is said to be active: see the log of bearerd, mend its disk, and try again",
+        "the audit log can't take a record now, and without one nothing is made or said to be active: see bearerctl status, make room on its disk or mend it, and try again",
     )
 }
 

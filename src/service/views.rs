@@ -149,6 +149,12 @@ impl Service {
         }
         if !health.writable {
             warnings.push("the audit log can't be written: nothing is said to be active until it can".to_owned());
+        } else if !health.issue_ok {
+            let why = health.fault.as_deref().unwrap_or("no record can be taken");
+            warnings.push(format!("issue is refused: {why}"));
+        }
+        if health.low_space {
+            warnings.push("less than 10 % is free where the audit log is: make room there".to_owned());
         }
         let status = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -172,6 +178,7 @@ impl Service {
             "audit": {
                 "file": self.places.audit,
                 "writable": health.writable,
+                "issue_ok": health.issue_ok,
                 "fault": health.fault,
                 "sealed_seq": health.sealed_seq,
                 "seq": health.seq,

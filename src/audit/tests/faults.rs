@@ -247,7 +247,10 @@ async fn room_is_known_before_a_change_needs_it() {
     bench.disk.set(|faults| (faults.reserve, faults.space) = (Some(libc::ENOSPC), Some(full)));
     let audit = bench.open();
     assert!(!audit.ready(), "a change would find no room");
-    assert!(audit.health().low_space);
+    let health = audit.health();
+    assert!(health.low_space && health.writable && !health.issue_ok);
+    let why = format!("no room for audit records in {}: make some", bench.directory.path().display());
+    assert_eq!(health.fault, Some(why));
     recorded(bench.used(&audit, "a")).await.unwrap();
     bench.disk.heal();
     bench.second(&audit).await;
@@ -259,6 +262,40 @@ async fn room_is_known_before_a_change_needs_it() {
     bench.disk.set(|faults| faults.reserve = Some(libc::EOPNOTSUPP));
     audit.stop().await.unwrap();
     assert_eq!(std::fs::metadata(bench.path()).unwrap().len(), bench.bytes().len() as u64);
+}
+
+/// A disk on which the full step can't be had: less will do, down to the longest line.
+#[tokio::test]
+async fn on_a_small_disk_less_is_allocated_ahead() {
+    let bench = Bench::new();
+    bench.disk.set(|faults| faults.reserve_end = Some(700 * 1024));
+    let audit = bench.open();
+    assert!(audit.ready());
+    assert_eq!((audit.health().room_bytes, audit.health().fault), (512 * 1024, None));
+    // Even when it gets smaller, what was allocated is still there.
+    bench.disk.set(|faults| faults.reserve_end = Some(68 * 1024));
+    audit.committed(1, bench.revoke(1)).wait().await.unwrap();
+    bench.second(&audit).await;
+    assert!(audit.ready() && audit.health().room_bytes > 500 * 1024);
+    audit.stop().await.unwrap();
+
+    let bench = Bench::new();
+    bench.disk.set(|faults| faults.reserve_end = Some(68 * 1024));
+    let audit = bench.open();
+    assert_eq!(audit.health().room_bytes, 64 * 1024);
+    let mut n = 0;
+    while audit.ready() {
+        n += 1;
+        audit.committed(n, bench.revoke(1)).wait().await.unwrap();
+        assert!(n < 100, "the room has an end");
+    }
+    assert!(n > 5, "each line finds as much room again, as long as there is any: {n}");
+    assert!(audit.health().writable && !audit.health().issue_ok, "a use still has its line");
+    recorded(bench.used(&audit, "a")).await.unwrap();
+    bench.disk.heal();
+    bench.second(&audit).await;
+    assert!(audit.ready() && audit.health().fault.is_none());
+    audit.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -170,6 +170,26 @@ async fn syslog_hears_of_every_line_and_seal_and_its_silence_is_said() {
     assert!(bench.verify().intact());
 }
 
+/// A host without syslog: a line each minute at most, not one for each second in which something happens.
+#[tokio::test]
+async fn a_host_without_syslog_is_not_told_of_it_each_second() {
+    let mut bench = Bench::new();
+    bench.options.syslog = Some(bench.beside("none"));
+    let audit = bench.open();
+    for n in 0..150 {
+        recorded(bench.used(&audit, &format!("u{n}"))).await.unwrap();
+        bench.second(&audit).await;
+    }
+    let gaps = |bench: &Bench| -> Vec<u64> {
+        let gaps = bench.lines().into_iter().filter(|line| line["event"] == "gap");
+        gaps.map(|line| line["count"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(gaps(&bench), [1, 60, 60]);
+    audit.stop().await.unwrap();
+    assert_eq!(gaps(&bench), [1, 60, 60, 29], "the rest at the stop");
+    assert!(bench.verify().intact());
+}
+
 #[tokio::test]
 async fn rotation_by_rename_keeps_one_chain_over_the_files() {
     let bench = Bench::new();

@@ -42,6 +42,8 @@ struct Faults {
     syncs: u32,
     rewrite: Option<i32>,
     reserve: Option<i32>,
+    /// Nothing can be allocated beyond this offset.
+    reserve_end: Option<u64>,
     space: Option<Space>,
     /// Appending hangs.
     blocked: bool,
@@ -123,9 +125,11 @@ impl LogFile for Faulty {
     }
 
     fn reserve(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        match self.disk.faults().reserve {
-            Some(error) => Err(os(error)),
-            None => self.inner.reserve(offset, len),
+        let faults = self.disk.faults();
+        match (faults.reserve, faults.reserve_end) {
+            (Some(error), _) => Err(os(error)),
+            (None, Some(end)) if offset + len > end => Err(os(libc::ENOSPC)),
+            _ => self.inner.reserve(offset, len),
         }
     }
 

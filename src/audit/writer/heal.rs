@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Fault, Place, Writer};
 use crate::audit::chain::{Anchor, Tip, walk};
 use crate::audit::event::{AuditEvent, EventKind};
-use crate::audit::file::Opened;
+use crate::audit::file::{Opened, RESERVE_AHEAD};
 use crate::audit::options::AuditError;
 use crate::audit::receipt::Standing;
 use crate::audit::recover::{Held, LogState, Say, adopt, survey};
@@ -59,7 +59,7 @@ impl Writer {
         *lock(&self.shared.end) = (self.inode, self.end.offset);
         self.say = adopted.say;
         self.room_until = Some(0);
-        self.room_tried = false;
+        self.room_step = RESERVE_AHEAD;
         Ok(())
     }
 
@@ -78,6 +78,8 @@ impl Writer {
             );
         }
         self.fault = Some(fault);
+        // What the failed write left is cut off, and what was allocated beyond goes with it.
+        self.room_until = self.room_until.map(|_| 0);
         self.untold.since.get_or_insert(self.shared.clock.now());
         self.untold.why = error.to_string();
         self.shared.set_fault(Some(self.untold.why.clone()));

@@ -131,6 +131,8 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             lost(audit.number("gaps"), "gap"),
         ]);
         let fault = audit.text("fault").map_or_else(String::new, |fault| ink(Ink::Bad, &fault));
+        // Why not stands in the fault.
+        let _ = audit.flag("issue_ok");
         section("audit", vec![file, log, fault, beside], audit.rest(now));
     }
     if let Some(mut clock) = Section::take(&mut object, "clock") {

@@ -471,7 +471,7 @@ pub(in crate::ctl) fn status_object() -> Map<String, Value> {
                   "free_bytes": 4194304, "disk_free_bytes": 21474836480u64, "issue_ok": false},
         "key": {"slot": "1f2e3d4c5b6a7988", "kind": "file", "origin": "/var/lib/bearerd-key/master.key",
                 "note": "a copy of this disk opens the store"},
-        "audit": {"file": "/var/log/bearerd/audit.log", "writable": true, "required": true, "seq": 99120, "lines": 99120,
+        "audit": {"file": "/var/log/bearerd/audit.log", "writable": true, "issue_ok": false, "required": true, "seq": 99120, "lines": 99120,
                   "sealed_seq": 99118, "fault": "no space left on device",
                   "syslog": "/dev/log", "syslog_dropped": 3, "gaps": 1, "free_bytes": 3435973836u64},
         "clock": {"now": "2026-11-23T17:42:09.000000Z", "behind_secs": 7300, "synchronised": false, "unsettled": false},
