@@ -2,7 +2,7 @@
 //! sd_notify(3)). Without systemd all of it is nothing and does nothing.
 //!
 //! Invariant: telling never hangs the daemon. Messages go over a socket of our own that does not block, or for those that
-//! must arrive (READY, RELOADING, STOPPING) waits for [`PATIENCE`] at most.
+//! must arrive (READY, RELOADING, STOPPING) waits for two seconds at most.
 
 #![forbid(unsafe_code)]
 
