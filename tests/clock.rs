@@ -54,7 +54,7 @@ fn try_start(dir: &Path, hands: &ManualTime, unsynced: &str) -> Result<InProcess
         audit: backbone.audit.clone(),
         clock: backbone.clock,
         names: Arc::new(SystemNames),
-        settings: reload::resolve(&config, &own, 1),
+        settings: reload::resolve(&config, &own),
         places: Places::default(),
         connections: Box::new(Connections::default),
     });

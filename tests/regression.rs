@@ -105,7 +105,10 @@ impl Drop for Cgroup {
 #[test]
 #[ignore = "needs root"]
 fn root_in_a_container_a_uid_is_not_the_hosts_user() {
-    let Some(container) = Cgroup::new("lxc.payload.regression") else { return };
+    let Some(container) = Cgroup::new("lxc.payload.regression") else {
+        eprintln!("skipped: no cgroup can be made here");
+        return;
+    };
     let daemon = Daemon::start_with(SELF_SERVICE);
     let id = id_of(&daemon.issue(&["t"]));
     let listed = container.ctl(&daemon, 0, "--json list");

@@ -67,8 +67,8 @@ async fn a_reload_counts_at_the_next_request_of_an_open_connection() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let own = Own { uid: nix::unistd::geteuid().as_raw(), container: None, cgroups: false };
-    let settings = |allow, generation| -> Settings { reload::resolve(&config(dir.path(), allow), &own, generation) };
-    let first = settings(false, 1);
+    let settings = |allow| -> Settings { reload::resolve(&config(dir.path(), allow), &own) };
+    let first = settings(false);
     let hands = ManualTime::new(UnixTime::from_secs(1_800_000_000));
     let backbone = open::open(&config(dir.path(), false), None, Box::new(hands)).unwrap();
     let service = Service::new(Parts {
@@ -85,10 +85,10 @@ async fn a_reload_counts_at_the_next_request_of_an_open_connection() {
         Peer { pid: 1, uid: STRANGER, gid: STRANGER, groups: Box::default(), unit: None, container: None, tcp: false };
     let caller = service.admit(peer);
     assert!(!may_validate(&service, &caller).await);
-    service.reload(settings(true, 2));
+    service.reload(settings(true));
     assert!(may_validate(&service, &caller).await);
     assert!(may_validate(&service, &caller).await);
-    service.reload(settings(false, 3));
+    service.reload(settings(false));
     assert!(!may_validate(&service, &caller).await);
     backbone.audit.stop().await.unwrap();
     backbone.store.stop().await.unwrap();

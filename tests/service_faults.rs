@@ -58,7 +58,7 @@ impl Host {
             audit,
             clock,
             names: Arc::new(SystemNames),
-            settings: reload::resolve(&config, &own, 1),
+            settings: reload::resolve(&config, &own),
             places: Places::default(),
             connections: Box::new(Connections::default),
         });

@@ -91,13 +91,6 @@ kinds! {
     Gap = "gap",
 }
 
-impl EventKind {
-    /// Someone holds what nobody should: never swallowed by a budget, loud in syslog.
-    pub const fn is_alert(self) -> bool {
-        matches!(self, Self::Canary | Self::Reuse)
-    }
-}
-
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

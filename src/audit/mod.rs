@@ -12,11 +12,11 @@
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
 //! | `shared` `writer` `generations` | the queue, the one thread that writes, what the outbox may drop |
-//! | `writer/heal` | what the writer does when the file fails, or was meddled with |
+//! | `writer/heal` `writer/room` | what the writer does when the file fails or was meddled with; the room it takes ahead |
 //! | `options` `report` | what it is told, what it finds and how it does |
 //! | `receipt` | waiting for a line, at most so long |
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
-//! | `syslog` | each line to /dev/log, never blocking |
+//! | `syslog` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
 //! | `query` `view` | reading it back: filters, pages, summaries |
 #![forbid(unsafe_code)]
 

@@ -32,7 +32,7 @@ pub enum AuditError {
         todo: String,
     },
     /// The log knows of changes that the store does not: an older store was put back, and revoked tokens would live
-    /// again. Nothing has been written. The daemon refuses to start until an administrator accepts it.
+    /// again. Nothing has been written. The daemon refuses to start with this store.
     #[error(
         "the store is older than the audit log (generation {store}, the log knows {}): a backup was put back, and tokens \
          revoked since would be good again; put the newer store back, or keep this one unused", report.newest_generation

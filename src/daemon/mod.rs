@@ -1,6 +1,7 @@
-//! The daemon's main story: harden, arguments, configuration, store, keys, audit, sockets, READY, serve, STOPPING, drain, seal.
+//! The daemon's main story: arguments, harden, inherited sockets, configuration, keys, clock, audit, store, socket, READY,
+//! serve, STOPPING, drain, seal.
 //!
-//! Each step is one call, in this order because each needs what stands before it; shutdown mirrors it.
+//! In this order because each needs what stands before it; shutdown mirrors it.
 
 #![forbid(unsafe_code)]
 

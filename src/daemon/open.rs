@@ -1,7 +1,8 @@
 //! Opening what the daemon stands on: directories, store, keys, clock, audit log, socket.
 //!
 //! Invariants: a key is made only when there is no store; a store is never begun anew beside a log that knows of one; a
-//! store that is older than its log is refused. Every refusal comes before the first write.
+//! store that is older than its log is refused. An existing store is not written before every check of it and
+//! of its log has passed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ struct Unlocked {
 /// Opens or makes the store, unlocks its keys, starts the clock and the audit log.
 ///
 /// # Errors
-/// [`Failure`]: each says what is wrong and what to do; nothing was changed.
+/// [`Failure`]: each says what is wrong and what to do.
 pub fn open(config: &Config, credentials: Option<&Path>, time: Box<dyn TimeSource>) -> Result<Backbone, Failure> {
     let uid = nix::unistd::geteuid().as_raw();
     prepare_directories(config, uid)?;

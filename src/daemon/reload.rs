@@ -10,7 +10,7 @@ use crate::service::Settings;
 use crate::store::record::Rate;
 
 /// Resolves a configuration's names. Asks the name services: not from the event loop.
-pub fn resolve(config: &Config, own: &Own, generation: u64) -> Settings {
+pub fn resolve(config: &Config, own: &Own) -> Settings {
     let (policy, warnings) = Policy::resolve(config, &SystemNames, own.clone());
     let warnings = config.remarks.iter().chain(&warnings).map(ToString::to_string).collect();
     let rules = Rules {
@@ -21,7 +21,6 @@ pub fn resolve(config: &Config, own: &Own, generation: u64) -> Settings {
     };
     let issue = config.limits.issue_per_uid;
     Settings {
-        generation,
         policy,
         rules,
         tokens_per_uid: config.limits.tokens_per_uid.into(),

@@ -56,7 +56,6 @@ struct Running {
     clock: Arc<Clock>,
     notifier: Arc<Notifier>,
     remarks: Vec<String>,
-    generation: u64,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -81,7 +80,7 @@ async fn serve(start: Start) -> Result<(), Failure> {
     // Before READY: a signal that comes with it must not end us the hard way.
     let signals = Signals::catch().map_err(Failure::Runtime)?;
     let counters = Arc::new(Counters::default());
-    let mut settings = reload::resolve(&config, &own, 1);
+    let mut settings = reload::resolve(&config, &own);
     settings.warnings.extend(backbone.remarks.iter().cloned());
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -135,7 +134,6 @@ async fn serve(start: Start) -> Result<(), Failure> {
         clock: backbone.clock,
         notifier,
         remarks: backbone.remarks,
-        generation: 1,
     };
     running.note(EventKind::Start, "done", Some(format!("bearerd {}", env!("CARGO_PKG_VERSION"))));
     running.notifier.ready("serving");
@@ -220,8 +218,8 @@ impl Running {
     }
 
     async fn put_in_force(&mut self) {
-        let (config, own, generation) = (self.config.clone(), self.own.clone(), self.generation + 1);
-        let resolved = tokio::task::spawn_blocking(move || reload::resolve(&config, &own, generation)).await;
+        let (config, own) = (self.config.clone(), self.own.clone());
+        let resolved = tokio::task::spawn_blocking(move || reload::resolve(&config, &own)).await;
         let Ok(mut settings) = resolved else { return };
         settings.warnings.extend(self.remarks.iter().cloned());
         let old = self.service.settings();
@@ -231,7 +229,6 @@ impl Running {
         for warning in settings.warnings.iter().filter(|warning| !old.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.generation = generation;
         self.service.reload(settings);
     }
 

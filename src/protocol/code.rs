@@ -75,11 +75,6 @@ impl Reason {
             Self::Exhausted => "exhausted",
         }
     }
-
-    /// Whether it may be said to who did not show the right secret.
-    pub const fn is_public(self) -> bool {
-        matches!(self, Self::Malformed | Self::Unknown)
-    }
 }
 
 /// Why a request failed, as a stable number; the text beside it is for people.

@@ -168,7 +168,7 @@ struct Connection<'a, H: Handler, F, B> {
     stalled: Option<Instant>,
     /// When what is in flight must be done: a peer that has closed looks at first like one that will send no more.
     finish_by: Option<Instant>,
-    /// Set late and let go off early: a deadline that is met costs no timer.
+    /// Set late and let go of early: a deadline that is met costs no timer.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 

@@ -11,7 +11,8 @@
 //! 5. **record**: the line stands in audit.log. For *active* this is a condition of the answer.
 //! 6. **answer**.
 //!
-//! Nothing here waits on the event loop's thread: what may block is awaited, or runs on the blocking pool.
+//! What may wait long is awaited, or runs on the blocking pool; single reads of the store (a cache miss, show, status) are
+//! made in place.
 
 #![forbid(unsafe_code)]
 

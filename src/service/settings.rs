@@ -6,8 +6,6 @@ use crate::store::record::Rate;
 
 /// The settings of one load of the configuration.
 pub struct Settings {
-    /// Grows with each load, and with each time that policy's names are resolved anew.
-    pub generation: u64,
     /// Who may do what.
     pub policy: Policy,
     /// What new tokens are like.

@@ -165,6 +165,7 @@ impl Service {
                 "path": self.places.store,
                 "tokens": self.store.token_count().map_err(|error| store_failure(&error))?,
                 "generation": self.store.generation(),
+                "last_uses_lost": self.store.uses_lost(),
                 "free_bytes": room.free_bytes,
                 "disk_free_bytes": room.disk_free_bytes,
                 "issue_ok": room.issue_ok,
@@ -186,6 +187,8 @@ impl Service {
                 "syslog": self.places.syslog,
                 "syslog_dropped": health.syslog_dropped,
                 "gaps": health.gaps,
+                "lost": health.lost,
+                "flooded": health.flooded,
                 "free_bytes": health.free_bytes,
             },
             "clock": {
