@@ -317,7 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let script = "socket(my $s, PF_UNIX, SOCK_STREAM, 0) && connect($s, sockaddr_un($ARGV[0])) or die";
+        let script = "socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die; connect($s, sockaddr_un($ARGV[0])) or die";
         let status = std::process::Command::new("perl").args(["-MSocket", "-e", script]).arg(&path).status();
         assert!(status.unwrap().success());
         let (server, _) = listener.accept().unwrap();
