@@ -115,7 +115,7 @@ impl Script<'_> {
     }
 
     async fn use_token(&self, n: u64, times: u64) {
-        self.store.note_use(id(n), LastUse { at: START, unit: None, uid: 7, from: None, count: times });
+        self.store.note_use(id(n), LastUse { at: START, unit: None, uid: 7, from: None, count: times, by: Vec::new() });
         let count = self.store.last_use(id(n)).unwrap().unwrap().count;
         self.store.flush().await.unwrap();
         let mut journal = self.journal.lock().unwrap();

@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Failure, Filter, Handle, Issue, Issued, LastUsed, List,
-    Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict,
-    Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Handle, Issue, Issued,
+    LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens,
+    Validate, Verdict, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -191,18 +191,23 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         (
             "list, all given",
             Ask::List(List {
-                filter: Filter {
-                    subject: Some("s".into()),
-                    issuer: Some("i".into()),
-                    name: Some("n".into()),
-                    label: Some("k=v".into()),
-                    scope: Some("a:b".into()),
-                    kind: Some(Kind::Canary),
-                    profile: Some("p".into()),
-                    state: Some(State::Expired),
-                    expiring_within: Some(Duration::from_secs(86_400)),
-                    unused_for: Some(Duration::from_secs(60)),
-                },
+                filter: Filter(vec![
+                    Condition::Subject("s".into()),
+                    Condition::Issuer("i".into()),
+                    Condition::Name("n".into()),
+                    Condition::Label("k=v".into()),
+                    Condition::Scope("a:b".into()),
+                    Condition::Kind(Kind::Canary),
+                    Condition::Profile("p".into()),
+                    Condition::State(State::Expired),
+                    Condition::ExpiringWithin(Duration::from_secs(86_400)),
+                    Condition::UnusedFor(Duration::from_secs(60)),
+                    Condition::UnusedSince(UnixTime::from_secs(1)),
+                    Condition::Family(id()),
+                    Condition::IssuedBefore(UnixTime::from_secs(2)),
+                    Condition::IssuedAfter(UnixTime::from_secs(3)),
+                    Condition::All,
+                ]),
                 limit: 1000,
                 after: Some(id()),
             }),

@@ -60,7 +60,7 @@ fn issued(store: &Store, n: u64) {
 }
 
 fn last_use(at: UnixTime, count: u64) -> LastUse {
-    LastUse { at, unit: Some("app.service".to_owned()), uid: 7, from: None, count }
+    LastUse { at, unit: Some("app.service".to_owned()), uid: 7, from: None, count, by: Vec::new() }
 }
 
 mod jobs {

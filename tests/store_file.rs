@@ -239,7 +239,8 @@ fn the_file_shows_no_names_subjects_or_labels() {
     let store = create(&disk);
     issue_some(&store, 0..20);
     let unit = Some("app.service".to_owned());
-    let last = bearerd::store::record::LastUse { at: simdisk::START, unit, uid: 7, from: None, count: 1 };
+    let last =
+        bearerd::store::record::LastUse { at: simdisk::START, unit, uid: 7, from: None, count: 1, by: Vec::new() };
     store.note_use(id(1), last);
     store.seal_stored(b"the audit's seal".to_vec(), 3);
     block_on(store.flush()).unwrap();

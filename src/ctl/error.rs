@@ -153,7 +153,7 @@ impl CtlError {
 /// The exit status of what the daemon refused.
 pub fn status_of(code: ErrorCode) -> u8 {
     match code {
-        ErrorCode::NotFound => NO,
+        ErrorCode::NotFound | ErrorCode::AlreadyRotated | ErrorCode::WrongState => NO,
         ErrorCode::BadRequest | ErrorCode::Ambiguous | ErrorCode::FrameTooLarge => USAGE,
         ErrorCode::NotPermitted | ErrorCode::LimitReached => NOT_PERMITTED,
         ErrorCode::Unavailable

@@ -25,6 +25,7 @@ pub fn resolve(config: &Config, own: &Own) -> Settings {
         rules,
         tokens_per_uid: config.limits.tokens_per_uid.into(),
         issue_per_uid: Rate { count: issue.count, per: issue.per },
+        rotation: config.rotation,
         warnings,
     }
 }

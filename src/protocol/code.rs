@@ -102,6 +102,10 @@ pub enum ErrorCode {
     Undecided = 9,
     /// The daemon is stopping: connect again.
     Stopping = 10,
+    /// The token's successor is in use already: the message names it.
+    AlreadyRotated = 11,
+    /// The token's state does not allow it (it has ended, is suspended, or can't be had longer): the message says which.
+    WrongState = 12,
     /// No common protocol version, or an unknown flag.
     Unsupported = 20,
     /// A frame longer than the limit; the connection ends.
@@ -118,7 +122,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::NotPermitted,
         Self::NotFound,
@@ -129,6 +133,8 @@ impl ErrorCode {
         Self::Internal,
         Self::Undecided,
         Self::Stopping,
+        Self::AlreadyRotated,
+        Self::WrongState,
         Self::Unsupported,
         Self::FrameTooLarge,
         Self::BadFrame,
@@ -150,6 +156,8 @@ impl ErrorCode {
             Self::Internal => "internal",
             Self::Undecided => "undecided",
             Self::Stopping => "stopping",
+            Self::AlreadyRotated => "already_rotated",
+            Self::WrongState => "wrong_state",
             Self::Unsupported => "unsupported",
             Self::FrameTooLarge => "frame_too_large",
             Self::BadFrame => "bad_frame",
@@ -203,6 +211,8 @@ mod tests {
                 (8, "internal"),
                 (9, "undecided"),
                 (10, "stopping"),
+                (11, "already_rotated"),
+                (12, "wrong_state"),
                 (20, "unsupported"),
                 (21, "frame_too_large"),
                 (22, "bad_frame"),
@@ -211,6 +221,6 @@ mod tests {
                 (25, "too_many_requests"),
             ]
         );
-        assert!(codec::decode::<ErrorCode>(&[11]).is_err());
+        assert!(codec::decode::<ErrorCode>(&[13]).is_err());
     }
 }

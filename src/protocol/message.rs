@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use super::code::{ErrorCode, Reason};
+pub use super::filter::{Condition, Filter};
 use crate::time::UnixTime;
 use crate::token::{Kind, TokenId};
 
@@ -85,6 +86,10 @@ pub enum Ask<'a> {
     AuditVerify,
     /// Take a wrong clock mark back.
     ClockReset,
+    /// Hold tokens until they are resumed.
+    Suspend(Hold),
+    /// Let held tokens be good again.
+    Resume(Hold),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -170,31 +175,28 @@ pub enum Which<'a> {
     Handles(Vec<Handle>),
     /// This one, which whoever holds it may end.
     Token(&'a str),
+    /// All that meet every condition, of which there must be one.
+    Filter(Filter),
 }
 
-/// Which tokens to list; all that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filter {
-    /// Exactly this subject.
-    pub subject: Option<String>,
-    /// Exactly this issuer.
-    pub issuer: Option<String>,
-    /// Exactly this name.
-    pub name: Option<String>,
-    /// Has this label: `key`, or `key=value`.
-    pub label: Option<String>,
-    /// May do this.
-    pub scope: Option<String>,
-    /// Of this kind.
-    pub kind: Option<Kind>,
-    /// Issued by this profile.
-    pub profile: Option<String>,
-    /// In this state.
-    pub state: Option<State>,
-    /// Good now and expires within this.
-    pub expiring_within: Option<Duration>,
-    /// Not used for this long, or since it was issued.
-    pub unused_for: Option<Duration>,
+/// Suspend or resume tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Which.
+    pub which: Chosen,
+    /// For the record and the audit line.
+    pub reason: Option<String>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// Which tokens a change that takes no secret is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Chosen {
+    /// These; at most [`super::IDS_MAX`].
+    Handles(Vec<Handle>),
+    /// All that meet every condition, of which there must be one.
+    Filter(Filter),
 }
 
 /// A page of a listing, by id, which is by time of issue.

@@ -8,6 +8,7 @@
 
 pub mod buffer;
 pub mod code;
+pub mod filter;
 pub mod frame;
 pub mod message;
 

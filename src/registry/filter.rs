@@ -1,9 +1,11 @@
-//! Which tokens a listing is about: every condition that is given must hold.
+//! Which tokens a listing or a change of many is about: every condition that is given must hold.
 
 use super::{Invalid, check_text};
-use crate::protocol::message::{Filter, State};
+use crate::protocol::filter::{CONDITIONS_MAX, Condition, Filter};
+use crate::protocol::message::State;
 use crate::protocol::{LABEL_KEY_MAX, LABEL_VALUE_MAX, NAME_MAX};
 use crate::store::record::{LastUse, TokenRecord};
+use crate::store::select;
 use crate::time::UnixTime;
 
 /// Checks the texts of a filter, so that a mistyped one is an error and not an empty list.
@@ -11,61 +13,57 @@ use crate::time::UnixTime;
 /// # Errors
 /// [`Invalid`] of the first that can't be.
 pub fn check(filter: &Filter) -> Result<(), Invalid> {
-    let texts = [
-        ("subject", &filter.subject, NAME_MAX),
-        ("issuer", &filter.issuer, NAME_MAX),
-        ("name", &filter.name, NAME_MAX),
-        ("profile", &filter.profile, NAME_MAX),
-        ("label", &filter.label, LABEL_KEY_MAX + 1 + LABEL_VALUE_MAX),
-    ];
-    for (field, text, max) in texts {
-        if let Some(text) = text {
-            check_text(field, text, max)?;
-        }
+    if filter.0.len() > CONDITIONS_MAX {
+        return Err(Invalid::TooMany { field: "conditions", max: CONDITIONS_MAX });
     }
-    match &filter.scope {
-        Some(scope) => Ok(scope.parse::<crate::scope::Scope>().map(drop)?),
-        None => Ok(()),
-    }
+    filter.0.iter().try_for_each(|condition| match condition {
+        Condition::Subject(text) => check_text("subject", text, NAME_MAX),
+        Condition::Issuer(text) => check_text("issuer", text, NAME_MAX),
+        Condition::Name(text) => check_text("name", text, NAME_MAX),
+        Condition::Profile(text) => check_text("profile", text, NAME_MAX),
+        Condition::Label(text) => check_text("label", text, LABEL_KEY_MAX + 1 + LABEL_VALUE_MAX),
+        Condition::Scope(scope) => Ok(scope.parse::<crate::scope::Scope>().map(drop)?),
+        _ => Ok(()),
+    })
 }
 
-/// Whether a token fits. `last` is asked for only if the filter is about use.
+/// Whether a token fits. `last` is asked for only if the filter is about use, and once at most.
 pub fn matches<E>(
     filter: &Filter,
     record: &TokenRecord,
     now: UnixTime,
     last: impl FnOnce() -> Result<Option<LastUse>, E>,
 ) -> Result<bool, E> {
-    let is =
-        |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|wanted| value == Some(wanted));
-    if !is(&filter.subject, Some(&record.subject))
-        || !is(&filter.issuer, Some(&record.issuer))
-        || !is(&filter.name, Some(&record.name))
-        || !is(&filter.profile, record.profile.as_deref())
-        || filter.kind.is_some_and(|kind| kind != record.kind)
-        || filter.scope.as_deref().is_some_and(|scope| !record.scopes.covers(scope))
-        || filter.state.is_some_and(|state| state != record.state(now))
-        || filter.label.as_deref().is_some_and(|label| !has_label(record, label))
-    {
+    if !select::meets(filter, record) {
         return Ok(false);
     }
-    if let Some(within) = filter.expiring_within {
-        let soon = record.expires_at.is_some_and(|at| at > now && at <= now.saturating_add(within));
-        let good = matches!(record.state(now), State::Active | State::Rotating | State::NotYetValid | State::Suspended);
-        if !soon || !good {
+    let mut unused_since = None;
+    for condition in &filter.0 {
+        let fits = match condition {
+            Condition::State(state) => *state == record.state(now),
+            Condition::ExpiringWithin(within) => {
+                let soon = record.expires_at.is_some_and(|at| at > now && at <= now.saturating_add(*within));
+                let good = [State::Active, State::Rotating, State::NotYetValid, State::Suspended];
+                soon && good.contains(&record.state(now))
+            }
+            Condition::UnusedFor(unused) => {
+                let at = now.saturating_sub(*unused);
+                unused_since = Some(unused_since.map_or(at, |other: UnixTime| other.min(at)));
+                true
+            }
+            Condition::UnusedSince(at) => {
+                unused_since = Some(unused_since.map_or(*at, |other: UnixTime| other.min(*at)));
+                true
+            }
+            _ => true,
+        };
+        if !fits {
             return Ok(false);
         }
     }
-    if let Some(unused) = filter.unused_for {
-        let since = last()?.map_or(record.issued_at, |last| last.at);
-        return Ok(now.since(since) >= unused);
-    }
-    Ok(true)
-}
-
-fn has_label(record: &TokenRecord, label: &str) -> bool {
-    match label.split_once('=') {
-        Some((key, value)) => record.labels.get(key).is_some_and(|v| v == value),
-        None => record.labels.contains_key(label),
+    match unused_since {
+        // Used at that very moment `UnusedFor` ago counts as unused for that long.
+        Some(at) => Ok(last()?.map_or(record.issued_at, |last| last.at) <= at),
+        None => Ok(true),
     }
 }

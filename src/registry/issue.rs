@@ -266,6 +266,7 @@ impl Plan {
         }
         Ok(TokenRecord {
             version: 1,
+            order: 0,
             id,
             kind: self.kind,
             prefix: Some(prefix.as_str().to_owned()),
@@ -294,10 +295,11 @@ impl Plan {
             predecessor: None,
             successor: None,
             rotation: None,
+            first_used_at: None,
             replaced: false,
             revoked: None,
             suspended: None,
-            warned: 0,
+            warned: None,
             expiry_told: false,
         })
     }

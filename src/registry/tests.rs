@@ -8,7 +8,8 @@ use super::validate::{Circumstances, Judgement, is_exhausted, is_genuine, judge}
 use super::*;
 use crate::config::Profile;
 use crate::protocol::code::Reason;
-use crate::protocol::message::{self, Filter, State};
+use crate::protocol::filter::{Condition, Filter};
+use crate::protocol::message::{self, State};
 use crate::scope::ScopeSet;
 use crate::store::record::{Ending, LastUse, Rotation, TokenRecord};
 use crate::token::{Digest, Secret, Token, TokenId};
@@ -225,27 +226,29 @@ fn filters_must_all_hold() {
         ttl: Some(10 * DAY),
         ..named()
     });
-    let fits = |filter: Filter| filter::matches::<()>(&filter, &it, NOW, || Ok(None)).unwrap();
-    let some = |text: &str| Some(text.to_owned());
-    assert!(fits(Filter::default()));
-    assert!(fits(Filter {
-        subject: some("alice"),
-        scope: some("repo:read"),
-        label: some("team"),
-        ..Filter::default()
-    }));
-    assert!(!fits(Filter { subject: some("alice"), name: some("other"), ..Filter::default() }));
-    assert!(fits(Filter { label: some("team=ops"), ..Filter::default() }));
-    assert!(!fits(Filter { label: some("team=dev"), ..Filter::default() }));
-    assert!(!fits(Filter { state: Some(State::Revoked), ..Filter::default() }));
-    assert!(fits(Filter { expiring_within: Some(10 * DAY), ..Filter::default() }));
-    assert!(!fits(Filter { expiring_within: Some(9 * DAY), ..Filter::default() }));
-    assert!(!fits(Filter { unused_for: Some(DAY), ..Filter::default() }), "issued just now");
-    let used = LastUse { at: NOW, unit: None, uid: 0, from: None, count: 1 };
+    let fits =
+        |conditions: &[Condition]| filter::matches::<()>(&Filter(conditions.to_vec()), &it, NOW, || Ok(None)).unwrap();
+    let (alice, other) = (Condition::Subject("alice".into()), Condition::Name("other".into()));
+    let label = |text: &str| Condition::Label(text.into());
+    assert!(fits(&[]) && fits(&[Condition::All]));
+    assert!(fits(&[alice.clone(), Condition::Scope("repo:read".into()), label("team")]));
+    assert!(!fits(&[alice, other]));
+    assert!(fits(&[label("team=ops")]) && !fits(&[label("team=dev")]) && !fits(&[label("team=ops"), label("x")]));
+    assert!(!fits(&[Condition::State(State::Revoked)]));
+    assert!(fits(&[Condition::ExpiringWithin(10 * DAY)]) && !fits(&[Condition::ExpiringWithin(9 * DAY)]));
+    assert!(!fits(&[Condition::UnusedFor(DAY)]), "issued just now");
+    assert!(fits(&[Condition::Family(it.family)]) && !fits(&[Condition::Family(TokenId::MIN)]));
+    // From the moment given, and before it.
+    assert!(fits(&[Condition::IssuedAfter(NOW)]) && !fits(&[Condition::IssuedBefore(NOW)]));
+    let used = LastUse { at: NOW, unit: None, uid: 0, from: None, count: 1, by: Vec::new() };
     let later = NOW.saturating_add(2 * DAY);
-    let unused = Filter { unused_for: Some(DAY), ..Filter::default() };
-    assert!(filter::matches::<()>(&unused, &it, later, || Ok(Some(used.clone()))).unwrap());
-    assert!(!filter::matches::<()>(&unused, &it, NOW.saturating_add(DAY / 2), || Ok(Some(used))).unwrap());
+    let unused = |filter: Condition, now, last: Option<LastUse>| {
+        filter::matches::<()>(&filter.into(), &it, now, || Ok(last)).unwrap()
+    };
+    assert!(unused(Condition::UnusedFor(DAY), later, Some(used.clone())));
+    assert!(!unused(Condition::UnusedFor(DAY), NOW.saturating_add(DAY / 2), Some(used.clone())));
+    assert!(unused(Condition::UnusedSince(later), later, Some(used.clone())));
+    assert!(!unused(Condition::UnusedSince(NOW.saturating_sub(DAY)), later, Some(used)));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
+use super::orders::What;
 use super::{Caller, LOOKUP_WAIT, Later, Now, Service, Settings, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Receipt};
 use crate::config::Operation;
@@ -163,6 +164,7 @@ impl Service {
                     async move { service.revoke_handles(&caller, &handles, reason, dry_run).await.map(Answer::Changed) },
                 )
             }
+            Which::Filter(filter) => service.order(&caller, What::Revoke, filter.clone(), reason, dry_run),
             Which::Token(text) if text.len() > TEXT_MAX => {
                 Now::failure(invalid(Invalid::Text { field: "token", max: TEXT_MAX }))
             }

@@ -18,6 +18,8 @@
 
 mod caller;
 mod changes;
+mod hold;
+mod orders;
 mod settings;
 mod trail;
 mod turns;
@@ -208,6 +210,8 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
             }
+            Ask::Suspend(request) => self.suspend(caller, request),
+            Ask::Resume(request) => self.resume(caller, request),
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })

@@ -1,5 +1,6 @@
 //! What the configuration says to the service. Swapped whole at a reload, so that no request sees half of two.
 
+use crate::config::RotationSettings;
 use crate::policy::Policy;
 use crate::registry::issue::Rules;
 use crate::store::record::Rate;
@@ -14,6 +15,8 @@ pub struct Settings {
     pub tokens_per_uid: u64,
     /// Tokens that one uid without full rights may issue in a time.
     pub issue_per_uid: Rate,
+    /// How long predecessors stay good, and what the use of a rotated-out token does.
+    pub rotation: RotationSettings,
     /// What the administrator should know, for `status`.
     pub warnings: Vec<String>,
 }

@@ -324,7 +324,7 @@ impl Service {
     fn note_use(&self, caller: &Caller, id: TokenId, from: Option<std::net::IpAddr>, peek: bool, now: UnixTime) {
         if !peek {
             let unit = caller.peer.unit.as_deref().map(str::to_owned);
-            self.store.note_use(id, LastUse { at: now, unit, uid: caller.peer.uid, from, count: 1 });
+            self.store.note_use(id, LastUse { at: now, unit, uid: caller.peer.uid, from, count: 1, by: Vec::new() });
         }
     }
 }

@@ -7,11 +7,11 @@ use super::{Caller, Service, invalid, store_failure};
 use crate::config::Operation;
 use crate::policy::{self, Ownership};
 use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{Answer, Failure, Filter, Handle, List, Tokens};
+use crate::protocol::message::{Answer, Failure, Handle, List, Tokens};
 use crate::protocol::{NAME_MAX, PAGE_MAX};
 use crate::registry::{filter, view};
 use crate::store::record::TokenRecord;
-use crate::store::{IndexTag, Scan, StoreError};
+use crate::store::{Scan, StoreError, select};
 use crate::token::{self, ID_CHARS, TokenId};
 
 /// Characters of an id that name a token in something that changes it.
@@ -99,7 +99,7 @@ impl Service {
         let page = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let limit = (list.limit.max(1) as usize).min(PAGE_MAX);
-            let scan = Scan { after: list.after, index: index(&list.filter), limit, visit_max: VISIT_MAX };
+            let scan = Scan { after: list.after, index: select::index(&list.filter), limit, visit_max: VISIT_MAX };
             let mut bytes = 0;
             let page = store.scan(scan, |record: &TokenRecord| -> Result<bool, StoreError> {
                 let mine = own_name.as_deref().is_none_or(|name| ownership(record, &caller, name) == Ownership::Own);
@@ -202,20 +202,6 @@ impl Service {
         });
         Ok(status.to_string())
     }
-}
-
-/// The index that finds the fewest, if the filter names something indexed.
-fn index(filter: &Filter) -> Option<(IndexTag, String)> {
-    if let Some(subject) = &filter.subject {
-        return Some((IndexTag::Subject, subject.clone()));
-    }
-    if let Some(label) = &filter.label {
-        return Some(match label.split_once('=') {
-            Some((key, value)) => (IndexTag::Label, format!("{key}={value}")),
-            None => (IndexTag::LabelKey, label.clone()),
-        });
-    }
-    filter.issuer.as_ref().map(|issuer| (IndexTag::Issuer, issuer.clone()))
 }
 
 /// About how many bytes a record's facts take in a reply.

@@ -24,10 +24,12 @@ pub mod record;
 mod room;
 mod scan;
 mod schema;
+pub mod select;
 #[cfg(test)]
 pub(crate) mod testing;
 mod txn;
 mod usage;
+mod versions;
 mod writer;
 
 use std::fmt;

@@ -52,6 +52,8 @@ pub struct Rotation {
 pub struct TokenRecord {
     /// Grows with each write of this record.
     pub version: u64,
+    /// The newest order over many tokens that this record was held against; later ones are still to be.
+    pub order: u64,
     /// The public handle.
     pub id: TokenId,
     /// Must equal the letter of the token's text.
@@ -109,14 +111,16 @@ pub struct TokenRecord {
     pub successor: Option<TokenId>,
     /// Set once it has been rotated.
     pub rotation: Option<Rotation>,
+    /// Of a successor: when it was first used. Durable before that use is answered, for it ends its predecessor.
+    pub first_used_at: Option<UnixTime>,
     /// It was a successor that another took the place of before it was ever used.
     pub replaced: bool,
     /// Revoked, for good.
     pub revoked: Option<Ending>,
     /// Suspended, until resumed.
     pub suspended: Option<Ending>,
-    /// Warnings before expiry that were given, in their configured order, as bits.
-    pub warned: u32,
+    /// The shortest time before its expiry at which it was warned of; a renewal clears it.
+    pub warned: Option<Duration>,
     /// Its expiry has been told in the audit and to watchers.
     pub expiry_told: bool,
 }
@@ -163,13 +167,6 @@ impl TokenRecord {
     }
 }
 
-/// The encodings of a record that this version reads. An unknown one is refused, never skipped.
-#[derive(Serialize, Deserialize)]
-pub enum Versioned<T> {
-    /// The first format.
-    V1(T),
-}
-
 /// When, by whom and how often a token was last used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastUse {
@@ -182,5 +179,23 @@ pub struct LastUse {
     /// From which client address, as the peer gave it.
     pub from: Option<std::net::IpAddr>,
     /// How often in all.
+    pub count: u64,
+    /// Through whom, the latest first; at most [`USERS_MAX`].
+    pub by: Vec<UsedBy>,
+}
+
+/// The units and uids that are remembered of one token.
+pub const USERS_MAX: usize = 8;
+
+/// The last use of a token through one unit and uid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedBy {
+    /// Through which unit.
+    pub unit: Option<String>,
+    /// Through which uid.
+    pub uid: u32,
+    /// When, the last time.
+    pub at: UnixTime,
+    /// How often.
     pub count: u64,
 }

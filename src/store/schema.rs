@@ -5,20 +5,20 @@
 //! they were issued and expire, which share an owner or label, and nothing else.
 
 use redb::{ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::{StoreError, read_error};
-use super::record::{TokenRecord, Versioned};
+use super::record::TokenRecord;
+use super::versions::Stored;
 use super::{IndexTag, Sealer};
-use crate::codec;
 use crate::time::{Mark, UnixTime};
 use crate::token::TokenId;
 
 /// The format that this version writes.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 /// The oldest format that a reader of what this version writes must know.
-pub const MIN_READER: u16 = 1;
+pub const MIN_READER: u16 = 2;
 
 /// Name -> value: [`META_FORMAT`] and [`META_HEADER`] in clear, the rest sealed.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -101,9 +101,9 @@ pub(super) fn check_format(bytes: &[u8]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Encodes a value in the current version and seals it to its place.
-pub(super) fn seal<T: Serialize>(sealer: &dyn Sealer, table: &str, key: &[u8], value: &T) -> Vec<u8> {
-    let plain = Zeroizing::new(codec::encode(&Versioned::V1(value)));
+/// Encodes a value in its newest encoding and seals it to its place.
+pub(super) fn seal<T: Stored>(sealer: &dyn Sealer, table: &str, key: &[u8], value: &T) -> Vec<u8> {
+    let plain = Zeroizing::new(value.encode());
     sealer.seal(table, key, &plain)
 }
 
@@ -111,17 +111,16 @@ pub(super) fn seal<T: Serialize>(sealer: &dyn Sealer, table: &str, key: &[u8], v
 ///
 /// # Errors
 /// [`StoreError::Broken`] when it does not open; [`StoreError::Damaged`] when what is inside is of no known version.
-pub(super) fn open<T: Serialize + DeserializeOwned>(
+pub(super) fn open<T: Stored>(
     sealer: &dyn Sealer,
     table: &'static str,
     key: &[u8],
     sealed: &[u8],
 ) -> Result<T, StoreError> {
     let plain = sealer.open(table, key, sealed).map_err(|_| StoreError::Broken { table })?;
-    let Versioned::V1(value) = codec::decode(&plain).map_err(|error| StoreError::Damaged {
+    T::decode(&plain).map_err(|error| StoreError::Damaged {
         what: format!("a value in table {table:?} {error}, or a newer version wrote it").into(),
-    })?;
-    Ok(value)
+    })
 }
 
 /// Seals a record to its id.
@@ -139,7 +138,7 @@ pub(super) fn open_record(sealer: &dyn Sealer, id: TokenId, sealed: &[u8]) -> Re
 }
 
 /// Reads and opens one of the sealed values of [`META`].
-pub(super) fn open_meta<T: Serialize + DeserializeOwned>(
+pub(super) fn open_meta<T: Stored>(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
     sealer: &dyn Sealer,
     name: &'static str,

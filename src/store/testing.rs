@@ -14,6 +14,7 @@ pub(crate) fn record(id: TokenId, version: u64) -> TokenRecord {
     let expires_at = Some(issued_at.saturating_add(Duration::from_secs(86_400)));
     TokenRecord {
         version,
+        order: 0,
         id,
         kind: Kind::Machine,
         prefix: Some("brd".to_owned()),
@@ -42,10 +43,11 @@ pub(crate) fn record(id: TokenId, version: u64) -> TokenRecord {
         predecessor: None,
         successor: None,
         rotation: None,
+        first_used_at: None,
         replaced: false,
         revoked: None,
         suspended: None,
-        warned: 0,
+        warned: None,
         expiry_told: false,
     }
 }

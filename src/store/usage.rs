@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::record::LastUse;
+use super::record::{LastUse, USERS_MAX, UsedBy};
 use crate::token::TokenId;
 
 const SHARDS: usize = 64;
 /// Tokens in one shard before a write-back is asked for ahead of its time.
 const SHARD_ASKS: usize = 512;
-/// Tokens in one shard at most: all shards full are about 10 MiB.
+/// Tokens in one shard at most: all shards full are about 20 MiB.
 const SHARD_MAX: usize = 1024;
 /// Tokens written back in one transaction, up to one shard more: revocations wait for no more than this.
 const CHUNK: usize = 2048;
@@ -68,18 +68,12 @@ impl Usage {
         let mut shard = self.shard(id);
         let fill = shard.len();
         match shard.get_mut(&id) {
-            Some(there) => {
-                let count = there.count.saturating_add(noted.count);
-                if noted.at >= there.at {
-                    *there = noted;
-                }
-                there.count = count;
-            }
+            Some(there) => add(there, noted),
             None if fill >= SHARD_MAX => {
                 self.lost.fetch_add(noted.count, Ordering::Relaxed);
             }
             None => {
-                shard.insert(id, noted);
+                shard.insert(id, begun(noted));
             }
         }
         drop(shard);
@@ -189,12 +183,53 @@ fn raise(flag: &AtomicBool) -> bool {
     !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::AcqRel)
 }
 
-/// Two spans of use as one: the later one's circumstances, both counts.
+/// The first use of a span, as it was noted: its own circumstances are those of all its uses.
+fn begun(mut noted: LastUse) -> LastUse {
+    if noted.by.is_empty() {
+        noted.by.push(UsedBy { unit: noted.unit.clone(), uid: noted.uid, at: noted.at, count: noted.count });
+    }
+    noted
+}
+
+/// Counts one more use; in the common case, of the same unit and uid as the last, nothing is allocated.
+fn add(there: &mut LastUse, noted: LastUse) {
+    let latest = there.by.first_mut().filter(|by| by.uid == noted.uid && by.unit == noted.unit);
+    match latest {
+        Some(by) if noted.by.is_empty() => {
+            by.at = by.at.max(noted.at);
+            by.count = by.count.saturating_add(noted.count);
+            there.count = there.count.saturating_add(noted.count);
+            if noted.at >= there.at {
+                there.at = noted.at;
+                there.from = noted.from;
+            }
+        }
+        _ => {
+            let earlier = std::mem::replace(there, begun(noted));
+            *there = join(Some(earlier), there.clone());
+        }
+    }
+}
+
+/// Two spans of use as one: the later one's circumstances, both counts, and through whom.
 fn join(earlier: Option<LastUse>, later: LastUse) -> LastUse {
-    let Some(earlier) = earlier else { return later };
+    let Some(mut earlier) = earlier else { return begun(later) };
+    let later = begun(later);
+    let mut by = std::mem::take(&mut earlier.by);
+    for newer in &later.by {
+        match by.iter_mut().find(|old| old.uid == newer.uid && old.unit == newer.unit) {
+            Some(old) => {
+                old.at = old.at.max(newer.at);
+                old.count = old.count.saturating_add(newer.count);
+            }
+            None => by.push(newer.clone()),
+        }
+    }
+    by.sort_by_key(|by| std::cmp::Reverse(by.at));
+    by.truncate(USERS_MAX);
     let count = earlier.count.saturating_add(later.count);
     let newest = if later.at >= earlier.at { later } else { earlier };
-    LastUse { count, ..newest }
+    LastUse { count, by, ..newest }
 }
 
 #[cfg(test)]
@@ -213,11 +248,11 @@ mod tests {
     }
 
     fn used(at: UnixTime, unit: Option<&str>, uid: u32) -> LastUse {
-        LastUse { at, unit: unit.map(str::to_owned), uid, from: None, count: 1 }
+        LastUse { at, unit: unit.map(str::to_owned), uid, from: None, count: 1, by: Vec::new() }
     }
 
     fn on_disk(count: u64) -> impl Fn() -> Result<Option<LastUse>, Infallible> {
-        move || Ok(Some(LastUse { at: UnixTime::EPOCH, unit: None, uid: 0, from: None, count }))
+        move || Ok(Some(LastUse { at: UnixTime::EPOCH, unit: None, uid: 0, from: None, count, by: Vec::new() }))
     }
 
     fn count(usage: &Usage, n: u64, disk: u64) -> u64 {

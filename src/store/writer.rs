@@ -15,7 +15,7 @@ use super::error::{Cause, Fault, StoreError, cause};
 use super::file::read_standing;
 use super::queue::{Ending, Job, Ran};
 use super::room::{Keeper, Step, TIGHT_BATCH};
-use super::schema::{self, META_SEAL, META_STANDING, Standing, Tables};
+use super::schema::{self, META_FORMAT, META_SEAL, META_STANDING, Standing, Tables};
 use super::txn::Txn;
 use super::{SealNote, Shared};
 use crate::token::TokenId;
@@ -39,6 +39,8 @@ pub(super) struct Writer {
 struct Also {
     /// Commits even if no job writes.
     always: bool,
+    /// Writes the format version: from here on the file holds what older versions do not know.
+    format: bool,
     /// Writes a part of the last uses back.
     usage: bool,
     /// Sets the flag of a stop in good order.
@@ -69,7 +71,7 @@ impl Writer {
         let keeper = Keeper::new(shared.engine.medium.clone());
         let mark_due = Instant::now() + shared.options.mark_interval;
         let mut writer = Self { shared, keeper, standing, mark_due, seal_due: None, usage_due: None };
-        let first = Also { always: true, ..Also::default() };
+        let first = Also { always: true, format: true, ..Also::default() };
         match writer.commit(Vec::new(), first) {
             // The room that was refused is there now.
             Err(StoreError::NotWritten(_)) => writer.commit(Vec::new(), first)?,
@@ -118,7 +120,7 @@ impl Writer {
             let also = Also {
                 always: self.mark_due <= now || due(self.seal_due),
                 usage: due(self.usage_due) || self.shared.usage.is_urgent(),
-                stop: false,
+                ..Also::default()
             };
             if !turn.jobs.is_empty() || also.always || also.usage {
                 let result = self.commit(turn.jobs, also);
@@ -167,7 +169,7 @@ impl Writer {
     /// Writes everything that is noted.
     fn flush(&mut self) -> Result<(), StoreError> {
         loop {
-            self.commit(Vec::new(), Also { always: true, usage: true, stop: false })?;
+            self.commit(Vec::new(), Also { always: true, usage: true, ..Also::default() })?;
             if !self.shared.usage.is_dirty() {
                 return Ok(());
             }
@@ -176,7 +178,7 @@ impl Writer {
 
     fn stop(&mut self) -> Result<(), StoreError> {
         self.flush()?;
-        self.commit(Vec::new(), Also { always: true, usage: true, stop: true })
+        self.commit(Vec::new(), Also { always: true, usage: true, stop: true, ..Also::default() })
     }
 
     /// One transaction: room, jobs, what is due, commit, settle, answer. In this order.
@@ -295,6 +297,9 @@ impl Writer {
                 for (id, last) in shared.usage.begin(|id| txn.last_use(id))? {
                     txn.put_last_use(id, &last)?;
                 }
+            }
+            if also.format {
+                txn.put_meta(META_FORMAT, &schema::format_bytes())?;
             }
             if let Some(note) = &seal {
                 txn.put_meta(META_SEAL, &schema::seal(sealer, "meta", META_SEAL.as_bytes(), &note.seal))?;

@@ -505,6 +505,7 @@ pub fn token(n: u64) -> TokenRecord {
     }
     TokenRecord {
         version: 1,
+        order: 0,
         id: id(n),
         kind: Kind::Machine,
         prefix: Some("brd".to_owned()),
@@ -533,10 +534,11 @@ pub fn token(n: u64) -> TokenRecord {
         predecessor: None,
         successor: None,
         rotation: None,
+        first_used_at: None,
         replaced: false,
         revoked: None,
         suspended: None,
-        warned: 0,
+        warned: None,
         expiry_told: false,
     }
 }

@@ -4,6 +4,7 @@
 //! clap repeats bad values in its messages.
 
 mod audit;
+mod filter;
 mod issue;
 mod list;
 mod values;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
+pub use filter::FilterArgs;
 pub use issue::IssueArgs;
 pub use list::ListArgs;
 use values::{change_handle, handle, required_scope};

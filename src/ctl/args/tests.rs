@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::protocol::filter::{Condition, Filter};
 use crate::protocol::message::{Rate, State};
 use crate::token::Kind;
 
@@ -135,9 +136,13 @@ fn list_and_audit_become_their_requests() {
     else {
         panic!("not list")
     };
-    let filter = args.filter();
-    assert_eq!((filter.label.as_deref(), filter.kind), (Some("k=v"), Some(Kind::Canary)));
-    assert_eq!((filter.state, filter.unused_for), (Some(State::NotYetValid), Some(Duration::from_secs(90 * 86_400))));
+    let conditions = [
+        Condition::Label("k=v".into()),
+        Condition::Kind(Kind::Canary),
+        Condition::State(State::NotYetValid),
+        Condition::UnusedFor(Duration::from_secs(90 * 86_400)),
+    ];
+    assert_eq!(args.filter.filter(), Filter(conditions.to_vec()));
     let before = crate::time::wall_now();
     let Command::Audit(args) = command_of("audit --since -2h --uid 1000 --event use") else { panic!("not audit") };
     let query = args.query();

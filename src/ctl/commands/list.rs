@@ -10,13 +10,14 @@ use crate::protocol::message::List;
 
 pub(in crate::ctl) fn run(args: &ListArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
     let mut daemon = connect(Patience::Usual)?;
+    let filter = super::filter(&args.filter, &mut *daemon)?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut after = args.after;
     let mut shown = 0u64;
     let mut listing = render::json::Listing::default();
     let next = loop {
         let limit = u32::try_from(left.min(PAGE_MAX as u64)).expect("a page is far smaller");
-        let page = daemon.list(&List { filter: args.filter(), limit, after })?;
+        let page = daemon.list(&List { filter: filter.clone(), limit, after })?;
         let tokens = page.tokens.len() as u64;
         if console.json {
             console.plain(&listing.page(&page.tokens))?;

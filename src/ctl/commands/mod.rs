@@ -14,7 +14,10 @@ pub(super) mod verify;
 
 use serde_json::{Map, Value};
 
+use super::args::FilterArgs;
+use super::daemon::Daemon;
 use super::error::CtlError;
+use crate::protocol::filter::{Condition, Filter};
 
 /// The daemon's JSON as an object.
 fn object(json: &str) -> Result<Map<String, Value>, CtlError> {
@@ -27,4 +30,13 @@ fn object(json: &str) -> Result<Map<String, Value>, CtlError> {
 /// The daemon's JSON as the one line that programs read.
 fn json_line(json: &str) -> String {
     format!("{}\n", json.trim_end())
+}
+
+/// The filter that arguments ask for. A family is named by any of its members: the daemon says which it is of.
+fn filter(args: &FilterArgs, daemon: &mut dyn Daemon) -> Result<Filter, CtlError> {
+    let mut filter = args.filter();
+    if let Some(member) = &args.family {
+        filter.0.push(Condition::Family(daemon.show(member)?.facts.family));
+    }
+    Ok(filter)
 }
