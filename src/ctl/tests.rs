@@ -64,6 +64,7 @@ impl Daemon for Fake {
         let which = match &ask.which {
             Which::Handles(ids) => ids.iter().map(|id| id.0.as_str()).collect::<Vec<_>>().join(","),
             Which::Token(token) => format!("token {}", *token == TOKEN),
+            Which::Filter(filter) => filter.to_string(),
         };
         Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
     }

@@ -97,6 +97,7 @@ impl Fake {
             Ask::AuditSummary(handle) => Answer::Json(format!("{{\"of\":\"{}\"}}", handle.0)),
             Ask::AuditVerify => Answer::Json(r#"{"verified":true}"#.to_owned()),
             Ask::ClockReset => Answer::Time(UnixTime::from_secs(1_800_000_000)),
+            _ => Answer::Error(Failure::new(ErrorCode::Internal, "not in this play")),
         };
         self.finished.fetch_add(1, Ordering::SeqCst);
         answer
