@@ -17,6 +17,8 @@ use crate::time::UnixTime;
 /// The daemon, as the commands ask it. JSON comes as the daemon wrote it.
 pub(super) trait Daemon {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError>;
+    /// At most [`crate::protocol::BATCH_MAX`]; verdicts come in their order.
+    fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError>;
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
     fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
@@ -65,6 +67,10 @@ fn retry(path: &Path) -> Duration {
 impl Daemon for Client {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError> {
         Ok(self.validate(ask)?)
+    }
+
+    fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError> {
+        Ok(self.validate_batch(asks)?)
     }
 
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError> {

@@ -18,7 +18,7 @@ pub const BAD_DATA: u8 = 65;
 pub const UNREACHABLE: u8 = 69;
 /// A fault in the daemon, or it does not speak as it should (EX_SOFTWARE).
 pub const INTERNAL: u8 = 70;
-/// The output can't be written (EX_IOERR).
+/// The output can't be written, or what was to be scanned can't be read (EX_IOERR).
 pub const OUTPUT: u8 = 74;
 /// Not now: try again (EX_TEMPFAIL).
 pub const TRY_AGAIN: u8 = 75;

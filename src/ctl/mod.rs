@@ -15,6 +15,7 @@ pub mod error;
 mod input;
 mod leak;
 pub mod render;
+mod scan;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -75,6 +76,7 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         },
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
+        Command::Scan(args) => scan::run(args, &connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),
     }
 }

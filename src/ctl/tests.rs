@@ -55,6 +55,12 @@ impl Daemon for Fake {
         Ok(self.asked(what)?.verdict.clone().unwrap())
     }
 
+    fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError> {
+        let all = asks.iter().all(|ask| ask.token == TOKEN && ask.peek);
+        let script = self.asked(format!("batch of {} {all}", asks.len()))?;
+        Ok(vec![script.verdict.clone().unwrap(); asks.len()])
+    }
+
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError> {
         self.asked(format!("issue {}", ask.name))?;
         Ok(Issued { token: SecretText::new(TOKEN.into()), info: tokens().swap_remove(0) })
@@ -475,4 +481,51 @@ fn the_other_commands_answer() {
         let script = run(Script::default(), &["completions", shell]);
         assert!(script.status == 0 && script.out.contains("expiring-within"), "{shell}");
     }
+}
+
+/// Who has no rule may end one token a second, and is not told how tokens stand: a scan waits, and says it once.
+#[test]
+fn a_scan_ends_tokens_at_the_pace_that_the_daemon_allows() {
+    let file = TokenFile::new("scan", &format!("KEY={TOKEN}\nagain {TOKEN}\n"));
+    let refused = |code| CtlError::Refused(Failure::new(code, "no"));
+    let script = || Script { refusals: [refused(ErrorCode::NotPermitted)].into(), ..changed(1, &[ID]) };
+    let mut slow = script();
+    slow.refusals.push_back(refused(ErrorCode::LimitReached));
+    slow.refusals.push_back(CtlError::Lost("it restarts".into()));
+    let outcome = run(slow, &["scan", file.path(), "--revoke", "--yes", "--reason", "leaked"]);
+    assert_eq!((outcome.status, outcome.connects), (1, 3), "{}", outcome.err);
+    let revoke = r#"revoke token true Some("leaked") false"#;
+    assert_eq!(outcome.asked, ["batch of 1 true", revoke, revoke, revoke]);
+    assert_eq!(outcome.out, format!("{}:1: brdm_{ID}, 2 times\n", file.path()));
+    let said = ["not known: to ask for it, you need the right to validate", "one by one", "Revoked 1 token."];
+    assert!(said.iter().all(|words| outcome.err.matches(words).count() == 1), "{}", outcome.err);
+
+    // What does not get better by waiting ends it, and the find stays a find for programs.
+    let mut denied = script();
+    denied.refusals.push_back(refused(ErrorCode::BadRequest));
+    let outcome = run(denied, &["scan", file.path(), "--revoke", "-y", "--json"]);
+    let object: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!((outcome.status, outcome.asked.len()), (64, 2));
+    assert_eq!((&object["found"][0]["revoked"], object["daemon"].as_str()), (&false.into(), Some("not_permitted")));
+    // With --live there is nothing to be said without the daemon.
+    assert_eq!(run(script(), &["scan", file.path(), "--live"]).status, 77);
+}
+
+/// Each state of a token that is found decides whether it counts as live, and whether there is anything to end.
+#[test]
+fn a_scan_says_how_tokens_stand() {
+    let file = TokenFile::new("stands", TOKEN);
+    let mut script = verdict(Some(Reason::WrongPeer));
+    script.changed = changed(1, &[ID]).changed;
+    let outcome = run(script, &["scan", file.path(), "--live", "--revoke", "--yes"]);
+    // That this peer may not use it does not make it harmless.
+    assert_eq!((outcome.status, outcome.asked.len()), (1, 2), "{}", outcome.err);
+    assert_eq!(outcome.out, format!("{}:1: brdm_{ID} active, backup of backup\n", file.path()));
+
+    let unknown = Verdict { active: false, reason: Some(Reason::Unknown), missing_scopes: Vec::new(), token: None };
+    let script = || Script { verdict: Some(unknown.clone()), ..Script::default() };
+    let outcome = run(script(), &["scan", file.path(), "--revoke", "--yes"]);
+    assert_eq!((outcome.status, outcome.asked.len()), (1, 1));
+    assert!(outcome.out.ends_with(" unknown\n") && outcome.err.contains("nothing to revoke"), "{}", outcome.err);
+    assert_eq!(run(script(), &["scan", file.path(), "--live"]).status, 0);
 }

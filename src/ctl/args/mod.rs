@@ -7,6 +7,7 @@ mod audit;
 mod filter;
 mod issue;
 mod list;
+mod scan;
 mod values;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ pub use audit::{AuditArgs, AuditCommand, EVENTS};
 pub use filter::FilterArgs;
 pub use issue::IssueArgs;
 pub use list::ListArgs;
+pub use scan::ScanArgs;
 use values::{change_handle, handle, required_scope};
 
 use crate::protocol::message::Handle;
@@ -27,10 +29,10 @@ const GLOBAL: &str = "Options of every command";
 const EXIT_STATUS: &str = "\
 Exit status:
    0  done; the token is active; the list is complete, be it empty
-   1  the token is not active; nothing matched
+   1  the token is not active; nothing matched; scan found tokens
   64  wrong usage             69  the daemon can't be reached
   65  bad data, broken chain  70  a fault inside the daemon
-  74  can't write the output  75  not now: try again
+  74  can't write or scan     75  not now: try again
   77  not permitted, or a limit is reached";
 
 const EXAMPLES: &str = "\
@@ -39,7 +41,8 @@ Examples:
   bearerctl validate --scope repo:read < backup.token
   bearerctl list --expiring-within 14d
   bearerctl revoke 01M844DZG0FAY828 --reason 'laptop lost'
-  bearerctl audit --token 01M844DZG0FAY828 --summary";
+  bearerctl audit --token 01M844DZG0FAY828 --summary
+  bearerctl scan /srv/app";
 
 /// Makes, checks, lists and revokes the API tokens of this host, and shows who used them.
 ///
@@ -113,6 +116,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ClockCommand,
     },
+    /// Find tokens in files, standard input and the journal, and end them
+    ///
+    /// Tokens are known by their form and check digits; no daemon is needed for that. If one answers, it is said which of
+    /// them are live and whose. Whoever holds a token may end it, and so may whoever finds it. No token is printed, only its
+    /// head. Links met on the way are not followed; what is compressed or encoded is not looked into.
+    Scan(ScanArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bearerctl completions bash > /etc/bash_completion.d/bearerctl")]
     Completions {
