@@ -130,7 +130,8 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Held {
     all: Tally,
-    streams: usize,
+    /// Of peers with full rights, and of the others.
+    streams: [usize; 2],
     uids: HashMap<Key, Share>,
 }
 
@@ -209,16 +210,17 @@ impl Held {
 
     fn take_stream(&mut self, limits: &ServerLimits, key: Key) -> Result<(), NoPlace> {
         let share = self.uids.entry(key).or_default();
-        if share.streams >= limits.streams_per_uid || (!key.full && self.streams >= limits.streams) {
+        let all = &mut self.streams[usize::from(!key.full)];
+        if share.streams >= limits.streams_per_uid || (!key.full && *all >= limits.streams) {
             return Err(NoPlace);
         }
         share.streams += 1;
-        self.streams += 1;
+        *all += 1;
         Ok(())
     }
 
     fn give_stream_back(&mut self, key: Key) {
-        self.streams -= 1;
+        self.streams[usize::from(!key.full)] -= 1;
         let share = self.uids.get_mut(&key).expect("a uid has a share until its last stream is given back");
         share.streams -= 1;
         self.forget_if_idle(key);
@@ -252,7 +254,7 @@ impl Places {
     fn publish(&self, held: &Held) {
         self.counters.connections.store(held.all.connections(), Ordering::Relaxed);
         self.counters.ruleless.store(held.all.ruleless, Ordering::Relaxed);
-        self.counters.streams.store(held.streams, Ordering::Relaxed);
+        self.counters.streams.store(held.streams.iter().sum(), Ordering::Relaxed);
     }
 }
 
@@ -451,7 +453,9 @@ mod tests {
         assert_eq!(counters.streams.load(Ordering::Relaxed), 5);
         drop(full);
         drop(first);
+        let full = root.stream().unwrap();
         let fourth = two.stream().unwrap();
+        drop(full);
         assert_eq!(one.reclass(Class::Full), Ok(()));
         drop(one);
         drop((second, third, fourth));
