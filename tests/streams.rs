@@ -225,3 +225,61 @@ async fn a_stop_ends_streams_at_once() {
         assert_eq!((stopped.elapsed().as_secs(), server.fake.following()), (0, 0));
     }
 }
+
+/// Both clients, against the same server: events as they come, an end that says why, and a client that goes on beside it.
+#[tokio::test]
+async fn the_clients_follow() {
+    use bearerd::client::{Options, asynchronous, blocking};
+    use futures_util::StreamExt;
+
+    let mut server = Server::start(ServerLimits::default());
+    let client = asynchronous::Client::connect(&server.path, Options::default()).await.unwrap();
+    // The first answer of the play needs a permit, too.
+    server.fake.feed.add_permits(3);
+    let mut watch = client.watch(None).await.unwrap();
+    for number in 1..=3 {
+        let event = watch.next().await.unwrap().unwrap();
+        assert_eq!((event.seq, event.json.as_str(), watch.seq()), (number, "x", number));
+    }
+    // A future that is dropped loses nothing.
+    assert!(tokio::time::timeout(Duration::from_millis(20), watch.next()).await.is_err());
+    server.fake.feed.add_permits(1);
+    assert_eq!(StreamExt::next(&mut watch).await.unwrap().unwrap().seq, 4);
+    assert!(client.validate(&fake::validate("good")).await.unwrap().active);
+
+    let path = server.path.clone();
+    let (told, seen) = tokio::sync::oneshot::channel();
+    let follower = std::thread::spawn(move || {
+        let mut client = blocking::Client::connect(&path, Options::default()).unwrap();
+        let mut watch = client.watch(None).unwrap();
+        assert_eq!(watch.next().unwrap().unwrap().seq, 1);
+        assert!(client.validate(&fake::validate("good")).unwrap().active);
+        told.send(()).unwrap();
+        let end = watch.next().unwrap().unwrap_err();
+        assert!(watch.next().is_none());
+        (end.code(), watch.seq())
+    });
+    until("it watches too", || server.fake.following() == 2).await;
+    server.fake.feed.add_permits(1);
+    // Whichever of the two gets it: both are fed until the thread has had its own.
+    let mut seen = seen;
+    loop {
+        tokio::select! {
+            told = &mut seen => break told.unwrap(),
+            event = watch.next() => {
+                event.unwrap().unwrap();
+                server.fake.feed.add_permits(1);
+            }
+        }
+    }
+    server.stop();
+    let end = loop {
+        if let Err(error) = watch.next().await.unwrap() {
+            break error;
+        }
+    };
+    assert_eq!(end.code(), Some(ErrorCode::Stopping), "{end}");
+    assert!(watch.next().await.is_none());
+    let ended = tokio::task::spawn_blocking(|| follower.join().unwrap()).await.unwrap();
+    assert_eq!(ended, (Some(ErrorCode::Stopping), 1));
+}

@@ -119,6 +119,8 @@ pub struct Connections {
     pub now: u64,
     /// Turned away since the start.
     pub refused: u64,
+    /// Of those open now, the ones that watch.
+    pub watching: u64,
 }
 
 /// Where things are, for `status`.
