@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Handle, Issue, Issued,
-    LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Handle,
+    Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo,
+    Tokens, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -231,6 +231,8 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("audit-summary", Ask::AuditSummary(Handle("01M844DZG0FA".into()))),
         ("audit-verify", Ask::AuditVerify),
         ("clock-reset", Ask::ClockReset),
+        ("watch", Ask::Watch(Watch { since: None })),
+        ("watch, all given", Ask::Watch(Watch { since: Some(1041) })),
     ]
 }
 
@@ -256,6 +258,18 @@ fn replies() -> Vec<(&'static str, Answer)> {
             Answer::AuditLines(AuditLines { lines: vec!["{\"seq\":1}".into()], next: "c".into(), end: true }),
         ),
         ("time", Answer::Time(UnixTime::from_micros(1_796_000_000_000_001))),
+        ("events, none", Answer::Events(Events { events: Vec::new(), through: 1041, last: false })),
+        (
+            "events",
+            Answer::Events(Events {
+                events: vec![
+                    Event { seq: 1042, gap: false, json: "{\"seq\":1042}".into() },
+                    Event { seq: 2000, gap: true, json: "{\"seq\":2000}".into() },
+                ],
+                through: 2000,
+                last: true,
+            }),
+        ),
     ]
 }
 

@@ -17,6 +17,8 @@
 //! # }
 //! ```
 
+mod watch;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +28,9 @@ use tokio::sync::Mutex;
 use tokio::time::{self, Instant};
 use zeroize::Zeroizing;
 
-use super::link::Link;
+pub use watch::Watch;
+
+use super::link::{Greeted, Link};
 use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
@@ -169,6 +173,24 @@ impl Client {
         message::time(self.long(Question::ClockReset, Repeat::Unbegun).await?)
     }
 
+    /// Follows changes as they are made, on a connection of its own: those after the number `since`, or those from now on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn watch(&self, since: Option<u64>) -> Result<Watch, ClientError> {
+        within(self.inner.options.long_timeout, async {
+            let mut repeated = false;
+            loop {
+                match Watch::begin(self.inner.dial().await?, since).await {
+                    Ok(watch) => return Ok(watch),
+                    Err(broken) if !repeated && broken.may_repeat(Repeat::Harmless) => repeated = true,
+                    Err(broken) => return Err(broken.into()),
+                }
+            }
+        })
+        .await
+    }
+
     async fn long(&self, question: Question<'_>, repeat: Repeat) -> Result<Answer, ClientError> {
         self.exchange(question, repeat, self.inner.options.long_timeout).await
     }
@@ -210,19 +232,19 @@ impl Inner {
         {
             return Ok(link.clone());
         }
-        let link = self.dial().await?;
+        let link = Link::over(self.dial().await?);
         *current = Some(link.clone());
         Ok(link)
     }
 
     /// Connects and greets; tries again for a while where nobody listens, or where who listened goes away.
-    async fn dial(&self) -> Result<Link, ClientError> {
+    async fn dial(&self) -> Result<Greeted, ClientError> {
         let give_up = Instant::now() + self.options.connect_retry;
         let mut pause = socket::PAUSE;
         loop {
             let error = match socket::open(&self.path) {
-                Ok(stream) => match Link::greet(stream, &self.path, &self.options).await {
-                    Ok(link) => return Ok(link),
+                Ok(stream) => match Greeted::on(stream, &self.path, &self.options).await {
+                    Ok(greeted) => return Ok(greeted),
                     Err(Broken::NoReply(source)) => ClientError::Lost { source },
                     Err(Broken::Unbegun(error)) => error,
                     Err(Broken::Final(error)) => return Err(error),

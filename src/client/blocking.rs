@@ -20,6 +20,8 @@
 //! # Ok::<(), bearerd::client::ClientError>(())
 //! ```
 
+mod watch;
+
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+pub use watch::Watch;
 
 use super::message::{self, Outgoing, Question};
 use super::socket::{self, Terms};
@@ -193,6 +197,22 @@ impl Client {
     /// Any [`ClientError`].
     pub fn clock_reset(&mut self) -> Result<UnixTime, ClientError> {
         message::time(self.exchange(Question::ClockReset, Repeat::Unbegun, self.options.long_timeout)?)
+    }
+
+    /// Follows changes as they are made, on a connection of its own: those after the number `since`, or those from now on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn watch(&self, since: Option<u64>) -> Result<Watch, ClientError> {
+        let deadline = Deadline::after(self.options.long_timeout);
+        let mut repeated = false;
+        loop {
+            match Watch::begin(self.dial(deadline)?, since, deadline) {
+                Ok(watch) => return Ok(watch),
+                Err(broken) if !repeated && broken.may_repeat(Repeat::Harmless) => repeated = true,
+                Err(broken) => return Err(broken.into()),
+            }
+        }
     }
 
     fn read(&mut self, question: Question<'_>) -> Result<Answer, ClientError> {

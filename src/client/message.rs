@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Events, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens,
+    Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +30,11 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
+    Suspend(&'a Hold),
+    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
+    Resume(&'a Hold),
+    Watch(&'a Watch),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -54,6 +60,7 @@ take! {
     json: Json => String,
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
+    events: Events => Events,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -99,6 +106,7 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Watch(&Watch { since: Some(300) }), Ask::Watch(Watch { since: Some(300) })),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

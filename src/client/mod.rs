@@ -9,6 +9,9 @@
 //! | the connection ended after that, without a byte of the reply | repeated once | [`ClientError::Lost`] |
 //! | a part of the reply came, or something that is no reply | error | error |
 //!
+//! A stream of events (`watch`) has a connection of its own and does not reconnect: whoever reads it asks again, after the
+//! number that the stream had come to, and misses nothing.
+//!
 //! A repeated revocation changes nothing more. A repeated validation may spend a second use of a token that has a
 //! number of uses: never more than it has. Everything has a deadline; replies are checked strictly (I5), and buffers
 //! that held a token are wiped (I3). Protocol: `docs/protocol.md`.
@@ -18,6 +21,7 @@
 #[cfg(feature = "client-async")]
 pub mod asynchronous;
 pub mod blocking;
+mod feed;
 #[cfg(feature = "client-async")]
 mod link;
 mod message;

@@ -6,11 +6,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::client::blocking::Client;
+use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Event, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -28,6 +28,15 @@ pub(super) trait Daemon {
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
     fn audit_verify(&mut self) -> Result<String, CtlError>;
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+    fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
+}
+
+/// Events as they come.
+pub(super) trait Events {
+    /// Waits for the next; `None` when the daemon has ended the stream.
+    fn next(&mut self) -> Option<Result<Event, CtlError>>;
+    /// What to go on after.
+    fn seq(&self) -> u64;
 }
 
 /// How long an answer may take.
@@ -107,6 +116,20 @@ impl Daemon for Client {
 
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         Ok(self.clock_reset()?)
+    }
+
+    fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {
+        Ok(Box::new(Self::watch(self, since)?))
+    }
+}
+
+impl Events for Watch {
+    fn next(&mut self) -> Option<Result<Event, CtlError>> {
+        Some(Iterator::next(self)?.map_err(CtlError::from))
+    }
+
+    fn seq(&self) -> u64 {
+        Self::seq(self)
     }
 }
 

@@ -11,13 +11,13 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::console::Console;
-use super::daemon::{Daemon, Patience};
+use super::daemon::{Daemon, Events, Patience};
 use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Event, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo,
+    Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -33,6 +33,7 @@ struct Script {
     pages: VecDeque<Tokens>,
     audit: VecDeque<AuditLines>,
     verify: String,
+    streams: VecDeque<(u64, VecDeque<Result<Event, CtlError>>)>,
     connects: u32,
 }
 
@@ -108,6 +109,31 @@ impl Daemon for Fake {
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         self.asked("reset".into())?;
         Ok(now())
+    }
+
+    fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {
+        let stream = self.asked(format!("watch {since:?}"))?.streams.pop_front().unwrap();
+        Ok(Box::new(Stream { seq: since.unwrap_or(stream.0), left: stream.1 }))
+    }
+}
+
+/// A stream of events that was thought up.
+struct Stream {
+    seq: u64,
+    left: VecDeque<Result<Event, CtlError>>,
+}
+
+impl Events for Stream {
+    fn next(&mut self) -> Option<Result<Event, CtlError>> {
+        let next = self.left.pop_front();
+        if let Some(Ok(event)) = &next {
+            self.seq = event.seq;
+        }
+        next
+    }
+
+    fn seq(&self) -> u64 {
+        self.seq
     }
 }
 
@@ -463,6 +489,92 @@ fn a_broken_chain_is_bad_data() {
     assert_eq!((json.status, json.out), (65, format!("{broken}\n")));
     // What does not say that the chain is whole is no proof that it is.
     assert_eq!(run(verify(r#"{"lines":3}"#), &["audit", "verify"]).status, 70);
+}
+
+fn event(seq: u64, event: &str, id: &str, subject: &str) -> Result<Event, CtlError> {
+    let json = format!(r#"{{"seq":{seq},"event":"{event}","id":"{id}","subject":"{subject}"}}"#);
+    Ok(Event { seq, gap: event == "gap", json })
+}
+
+fn streams(streams: Vec<Vec<Result<Event, CtlError>>>) -> Script {
+    Script { streams: streams.into_iter().map(|left| (40, left.into())).collect(), ..Script::default() }
+}
+
+fn lost() -> Result<Event, CtlError> {
+    Err(CtlError::Lost("lost".into()))
+}
+
+fn denied() -> Result<Event, CtlError> {
+    Err(CtlError::Refused(Failure::new(ErrorCode::NotPermitted, "not any more")))
+}
+
+/// Every new connection begins after the newest line, be it that of a gap; what is final is the end.
+#[test]
+fn watch_goes_on_where_it_was() {
+    let script = || {
+        streams(vec![
+            vec![event(41, "issue", ID, "a"), event(43, "revoke", ID, "a"), lost()],
+            vec![lost()],
+            // Cut off.
+            vec![event(44, "issue", ID, "a"), event(60, "gap", "", "")],
+            vec![event(61, "issue", ID, "a"), denied()],
+        ])
+    };
+    let outcome = run(script(), &["watch"]);
+    assert_eq!(outcome.asked, ["watch None", "watch Some(43)", "watch Some(43)", "watch Some(60)"]);
+    let seqs: Vec<u64> =
+        outcome.out.lines().map(|it| serde_json::from_str::<Value>(it).unwrap()["seq"].as_u64().unwrap()).collect();
+    assert_eq!((outcome.status, seqs), (77, vec![41, 43, 44, 60, 61]));
+    assert_eq!(outcome.err.lines().filter(|line| line.contains("going on after 43")).count(), 2, "{}", outcome.err);
+    // One object a line is the only form that there is.
+    let json = run(script(), &["watch", "--json"]);
+    assert_eq!((json.out, json.err.lines().count()), (outcome.out, 1));
+    // Before the first event, too: where the stream began is known.
+    let early = run(streams(vec![vec![lost()], vec![denied()]]), &["watch"]);
+    assert_eq!(early.asked, ["watch None", "watch Some(40)"]);
+    // A daemon that was never there is not waited for.
+    let refused = Script { refusals: [CtlError::Unreachable("nobody".into())].into(), ..Script::default() };
+    assert_eq!(run(refused, &["watch"]).status, 69);
+}
+
+#[test]
+fn watch_ends_after_so_many_and_when_nobody_reads() {
+    let three = || streams(vec![(41..44).map(|seq| event(seq, "issue", ID, "a")).collect()]);
+    let outcome = run(three(), &["watch", "--since", "40", "--limit", "2"]);
+    assert_eq!((outcome.status, outcome.out.lines().count()), (0, 2));
+    assert_eq!(outcome.asked, ["watch Some(40)"]);
+    let screen = Screen { fails: Some(io::ErrorKind::BrokenPipe), ..Screen::default() };
+    let outcome = run_on(three(), &["watch"], screen);
+    assert_eq!((outcome.status, outcome.err.as_str()), (0, ""));
+}
+
+/// A gap passes every filter: what was asked for may be in it.
+#[test]
+fn watch_prints_what_was_asked_for() {
+    let other = "01M844DZG0FAY828T5CY4TQKFG";
+    let script = || {
+        streams(vec![vec![
+            event(41, "issue", ID, "a"),
+            event(42, "issue", other, "b"),
+            event(43, "revoke", ID, "a"),
+            event(44, "gap", "", ""),
+            event(45, "expire", other, "b"),
+            denied(),
+        ]])
+    };
+    let head = format!("brdm_{ID}");
+    for (args, seqs) in [
+        (&["--event", "issue", "--event", "expire"][..], &[41, 42, 44, 45][..]),
+        (&["--token", ID], &[41, 43, 44]),
+        (&["--token", &head], &[41, 43, 44]),
+        (&["--token", &ID[..16]], &[41, 42, 43, 44, 45]),
+        (&["--subject", "b"], &[42, 44, 45]),
+        (&["--subject", "a", "--event", "revoke"], &[43, 44]),
+    ] {
+        let outcome = run(script(), &[&["watch"], args].concat());
+        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
+        assert_eq!(outcome.out.lines().map(line).collect::<Vec<_>>(), seqs, "{args:?}");
+    }
 }
 
 #[test]

@@ -97,6 +97,7 @@ async fn serve(start: Start) -> Result<(), Failure> {
         connections: Box::new(move || Connections {
             now: counted.connections.load(Ordering::Relaxed) as u64,
             refused: counted.refused.load(Ordering::Relaxed),
+            watching: counted.streams.load(Ordering::Relaxed) as u64,
         }),
     });
     let limits = ServerLimits {

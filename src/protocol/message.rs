@@ -90,6 +90,8 @@ pub enum Ask<'a> {
     Suspend(Hold),
     /// Let held tokens be good again.
     Resume(Hold),
+    /// Receive changes as they are made: answered by many [`Events`].
+    Watch(Watch),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -233,6 +235,13 @@ pub struct AuditQuery {
     pub wait: bool,
 }
 
+/// Where to begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// After this number; absent: with what happens from now on.
+    pub since: Option<u64>,
+}
+
 /// A reply with the number of its request; id 0 with an error that is of the connection.
 #[derive(Serialize, Deserialize)]
 pub struct Reply {
@@ -265,6 +274,8 @@ pub enum Answer {
     AuditLines(AuditLines),
     /// To `ClockReset`: the time that counts now.
     Time(UnixTime),
+    /// To `Watch`, again and again with the same number, until one says that it is the last, or an error comes.
+    Events(Events),
 }
 
 /// Why a request failed.
@@ -505,6 +516,28 @@ pub struct AuditLines {
     pub next: String,
     /// There was nothing more when this was answered.
     pub end: bool,
+}
+
+/// Some of what happened. The first comes at once, be it without events: it says where the stream begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// In the order of their numbers.
+    pub events: Vec<Event>,
+    /// All that the peer may see up to this number has been sent: what to go on after.
+    pub through: u64,
+    /// Nothing more comes to this request: the peer read too slowly, and `events` ends with a gap.
+    pub last: bool,
+}
+
+/// A change, or what is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, which grows from event to event: what to go on after.
+    pub seq: u64,
+    /// Events are missing: whoever keeps what it learned from them must let go of it.
+    pub gap: bool,
+    /// A JSON object (RFC 8259) in one line, which may gain keys.
+    pub json: String,
 }
 
 impl fmt::Display for State {

@@ -18,6 +18,7 @@
 
 mod caller;
 mod changes;
+mod events;
 mod hold;
 mod orders;
 mod settings;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Audit, AuditEvent, EventKind};
@@ -55,6 +57,10 @@ use turns::Turns;
 const READERS_MAX: usize = 8;
 /// The same of one user.
 const READERS_EACH: usize = 2;
+/// Pages of the journal that are read at a time for those who watch.
+const WATCHERS_MAX: usize = 4;
+/// The same of one user.
+const WATCHERS_EACH: usize = 2;
 /// Look-ups of user names that run at a time; a name service that hangs must not take all threads.
 const LOOKUPS_MAX: usize = 4;
 /// The same of one user.
@@ -67,12 +73,17 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 /// An answer that is on its way.
 pub type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
+/// Answers that come one after the other, all to one request. It may be dropped at any time.
+pub type Streamed = Pin<Box<dyn Stream<Item = Answer> + Send>>;
+
 /// What a request comes to at once.
 pub enum Now {
     /// Its answer.
     Ready(Answer),
     /// The answer comes when something durable or slow is done. Dropping it does not undo a change that was begun.
     Later(Later),
+    /// There are many answers, and each is asked for when the one before it is out.
+    Stream(Streamed),
 }
 
 impl Now {
@@ -108,6 +119,8 @@ pub struct Connections {
     pub now: u64,
     /// Turned away since the start.
     pub refused: u64,
+    /// Of those open now, the ones that watch.
+    pub watching: u64,
 }
 
 /// Where things are, for `status`.
@@ -131,6 +144,8 @@ pub struct Service {
     settings: RwLock<Arc<Settings>>,
     /// How often `settings` was replaced.
     reloads: AtomicU64,
+    /// Says so to those who wait while nothing is asked.
+    reloaded: watch::Sender<()>,
     places: Places,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
@@ -144,6 +159,7 @@ pub struct Service {
     readers: Turns,
     lookups: Turns,
     writers: Turns,
+    watchers: Turns,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -160,6 +176,7 @@ impl Service {
             names: parts.names,
             settings: RwLock::new(Arc::new(parts.settings)),
             reloads: AtomicU64::new(0),
+            reloaded: watch::Sender::new(()),
             places: parts.places,
             connections: parts.connections,
             started_at,
@@ -170,6 +187,7 @@ impl Service {
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
+            watchers: Turns::new(WATCHERS_MAX, WATCHERS_EACH),
             stopping: watch::Sender::new(false),
         })
     }
@@ -210,6 +228,7 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
             }
+            Ask::Watch(request) => self.watch(caller, *request),
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
             Ask::ClockReset => {
@@ -230,6 +249,7 @@ impl Service {
         *there = Arc::new(settings);
         // After them and before this returns: a request that begins later sees the number, and so the settings.
         self.reloads.fetch_add(1, Ordering::Release);
+        self.reloaded.send_replace(());
     }
 
     fn reloads(&self) -> u64 {

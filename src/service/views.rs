@@ -197,7 +197,9 @@ impl Service {
                 "synchronised": self.clock.synchronised(),
                 "unsettled": self.clock.unsettled(),
             },
-            "connections": { "now": connections.now, "refused": connections.refused },
+            "connections": {
+                "now": connections.now, "refused": connections.refused, "watching": connections.watching,
+            },
             "warnings": warnings,
         });
         Ok(status.to_string())

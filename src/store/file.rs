@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, ReadTransaction, ReadableDatabase, TableError};
 
 use super::disk::{Disk, FileDisk, Medium};
 use super::engine::{self, Engine, guarded, io_error};
 use super::error::{StoreError, cause, read_error};
-use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, Tables};
+use super::journal;
+use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, Standing, Tables};
 use super::{Boot, Sealer};
 use crate::time::Mark;
 
@@ -93,14 +94,7 @@ impl StoreFile {
         let standing = read_standing(&txn, sealer)?;
         let meta = txn.open_table(META).map_err(read_error)?;
         let seal = schema::open_meta(&meta, sealer, META_SEAL)?;
-        let mut outbox = Vec::new();
-        for row in txn.open_table(OUTBOX).map_err(read_error)?.iter().map_err(read_error)? {
-            let (generation, sealed) = row.map_err(read_error)?;
-            let generation = generation.value();
-            let record = sealer.open("outbox", &generation.to_be_bytes(), sealed.value());
-            let record = record.map_err(|_| StoreError::Broken { table: "outbox" })?;
-            outbox.push((generation, record.to_vec()));
-        }
+        let outbox = journal::untold(&txn, sealer)?;
         let Standing { generation, mark, clean_stop, .. } = standing;
         Ok(Boot { generation, mark, seal, outbox, clean_stop })
     }

@@ -12,6 +12,7 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `journal` | the newest changes, for those who follow |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -19,6 +20,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod journal;
 mod queue;
 pub mod record;
 mod room;
@@ -45,6 +47,7 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use journal::JournalPage;
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
@@ -104,6 +107,8 @@ pub struct StoreOptions {
     pub seal_interval: Duration,
     /// How often the clock's mark is stored when nothing else is.
     pub mark_interval: Duration,
+    /// Changes that are kept for those who follow ([`Store::journal`]).
+    pub journal: u64,
 }
 
 impl Default for StoreOptions {
@@ -113,6 +118,7 @@ impl Default for StoreOptions {
             usage_interval: Duration::from_secs(5),
             seal_interval: Duration::from_secs(1),
             mark_interval: Duration::from_secs(60),
+            journal: 65_536,
         }
     }
 }
@@ -181,6 +187,8 @@ struct Shared {
     queue: Queue,
     /// The newest durable generation.
     generation: AtomicU64,
+    /// The same, for those who wait for the next.
+    announced: watch::Sender<u64>,
     shown: room::Shown,
     seal: Mutex<Option<Arc<SealNote>>>,
     /// A read failed: the writer is to open the engine again.
@@ -240,6 +248,7 @@ impl Store {
             usage: Usage::default(),
             queue: Queue::default(),
             generation: AtomicU64::new(standing.generation),
+            announced: watch::Sender::new(standing.generation),
             shown: room::Shown::default(),
             seal: Mutex::default(),
             reopen: AtomicBool::new(false),
@@ -363,10 +372,11 @@ impl Store {
         self.shared.usage.lost()
     }
 
-    /// Stores the audit's seal and drops outbox records up to that generation, with the next commit or soon after.
+    /// Stores the audit's seal, and that audit.log has the records up to that generation, with the next commit or soon
+    /// after.
     pub fn seal_stored(&self, seal: Vec<u8>, outbox_through: u64) {
         let mut there = self.shared.seal.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that waits is superseded; what it allowed to drop stays allowed.
+        // One that waits is superseded; what it knew to be told stays told.
         let outbox_through = there.as_ref().map_or(outbox_through, |note| note.outbox_through.max(outbox_through));
         *there = Some(Arc::new(SealNote { seal, outbox_through }));
         drop(there);

@@ -30,7 +30,7 @@ pub(super) const BY_EXPIRY: TableDefinition<'_, &[u8; 24], ()> = TableDefinition
 pub(super) const INDEX: TableDefinition<'_, &[u8; 33], ()> = TableDefinition::new("index");
 /// Keyed hash of the issuer's uid, end of life (microseconds, big-endian), id: what quotas count.
 pub(super) const LIVE: TableDefinition<'_, &[u8; 40], ()> = TableDefinition::new("live");
-/// Generation -> sealed audit record, until audit.log has it.
+/// Generation -> sealed audit record: those that audit.log lacks, and the newest ones besides.
 pub(super) const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 /// Id -> sealed last use.
 pub(super) const USAGE: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("usage");
@@ -43,6 +43,8 @@ pub(super) const META_HEADER: &str = "header";
 pub(super) const META_STANDING: &str = "standing";
 /// The audit's newest seal, sealed; opaque here.
 pub(super) const META_SEAL: &str = "seal";
+/// [`super::journal::Told`], sealed.
+pub(super) const META_TOLD: &str = "told";
 
 /// What every commit writes anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

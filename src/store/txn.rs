@@ -9,6 +9,7 @@ use std::sync::Arc;
 use redb::ReadableTable;
 
 use super::error::{StoreError, read_error};
+use super::journal::{self, KEPT_WHEN_FULL};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
 use super::{Sealer, hot::Hot};
@@ -122,8 +123,8 @@ impl Txn<'_> {
         Ok(count.min(limit))
     }
 
-    /// Stores an audit record under the next generation, in this same transaction; it stays in the outbox until
-    /// [`super::Store::seal_stored`] says that audit.log has it. The order of generations is the order of commits.
+    /// Stores an audit record under the next generation, in this same transaction; it stays there until
+    /// [`super::Store::seal_stored`] says that audit.log has it, and for as long as the journal is. The order of generations is the order of commits.
     ///
     /// # Errors
     /// None today; a job passes them on.
@@ -227,18 +228,15 @@ impl<'t> Txn<'t> {
         self.tables.meta.insert(name, value).map(drop).map_err(|error| self.fail(error))
     }
 
-    /// Drops what audit.log has.
-    pub(super) fn drop_outbox(&mut self, through: u64) -> Result<(), StoreError> {
-        let dropped = (|| {
-            loop {
-                match self.tables.outbox.first()? {
-                    Some((generation, _)) if generation.value() <= through => {}
-                    _ => return Ok(()),
-                }
-                self.tables.outbox.pop_first()?;
-            }
-        })();
-        dropped.map_err(|error: redb::StorageError| self.fail(error))
+    /// Audit.log has what was announced up to `through`.
+    pub(super) fn tell(&mut self, through: u64) -> Result<(), StoreError> {
+        journal::tell(&mut self.tables, self.sealer, through)
+    }
+
+    /// Drops what is told and older than the newest `kept`; the transaction has brought so many.
+    pub(super) fn trim_journal(&mut self, kept: u64, brought: u64) -> Result<(), StoreError> {
+        let kept = if self.issue_ok { kept } else { kept.min(KEPT_WHEN_FULL) };
+        journal::trim(&mut self.tables, self.sealer, self.generation, kept, brought)
     }
 
     /// The stored last use; one that does not open is taken as none: it is not worth stopping for.

@@ -206,6 +206,9 @@ impl Writer {
                 if let Some(standing) = &done.standing {
                     self.standing = standing.clone();
                     shared.generation.store(standing.generation, Ordering::Release);
+                    shared
+                        .announced
+                        .send_if_modified(|newest| std::mem::replace(newest, standing.generation) != *newest);
                     self.mark_due = Instant::now() + shared.options.mark_interval;
                     shared.usage.written();
                     self.usage_due = None;
@@ -303,8 +306,9 @@ impl Writer {
             }
             if let Some(note) = &seal {
                 txn.put_meta(META_SEAL, &schema::seal(sealer, "meta", META_SEAL.as_bytes(), &note.seal))?;
-                txn.drop_outbox(note.outbox_through)?;
+                txn.tell(note.outbox_through)?;
             }
+            txn.trim_journal(shared.options.journal, txn.generation() - self.standing.generation)?;
             let standing = Standing {
                 commit: self.standing.commit + 1,
                 generation: txn.generation(),

@@ -9,6 +9,7 @@ mod issue;
 mod list;
 mod scan;
 mod values;
+mod watch;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use issue::IssueArgs;
 pub use list::ListArgs;
 pub use scan::ScanArgs;
 use values::{change_handle, handle, required_scope};
+pub use watch::WatchArgs;
 
 use crate::protocol::message::Handle;
 
@@ -107,6 +109,14 @@ pub enum Command {
     ///
     /// All filters that are given must hold. With --json each line is printed as it stands in the log.
     Audit(Box<AuditArgs>),
+    /// Print changes as they are made, one JSON object a line
+    ///
+    /// What is printed is durable: issues, revocations, and whatever else changes a token or the daemon's keys; uses are in
+    /// the audit log only. Each object has a number, `seq`, that grows: --since takes it up again after it, with nothing lost
+    /// and nothing twice. The daemon keeps the newest 65,536 changes. When it can't go on where it should, it prints an
+    /// object with the event `gap`, and goes on after it. A daemon that is restarted is waited for. Ends with Ctrl-C, or
+    /// when nobody reads what it prints.
+    Watch(WatchArgs),
     /// Show how the daemon, its store, keys, audit and clock are
     Status,
     /// The time that lives of tokens are measured by

@@ -11,6 +11,7 @@ pub(super) mod show;
 pub(super) mod status;
 pub(super) mod validate;
 pub(super) mod verify;
+pub(super) mod watch;
 
 use serde_json::{Map, Value};
 
