@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +30,9 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    Rekey(Rekey),
+    RekeyProgress,
+    RecoveryKey,
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -54,6 +58,8 @@ take! {
     json: Json => String,
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
+    rekeyed: Rekeyed => Box<Rekeyed>,
+    rekey_progress: RekeyProgress => RekeyProgress,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -99,6 +105,9 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Rekey(Rekey { data: true }), Ask::Rekey(Rekey { data: true })),
+            (Question::RekeyProgress, Ask::RekeyProgress),
+            (Question::RecoveryKey, Ask::RecoveryKey),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

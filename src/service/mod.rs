@@ -18,6 +18,8 @@
 
 mod caller;
 mod changes;
+mod keys;
+mod reseal;
 mod settings;
 mod trail;
 mod turns;
@@ -46,6 +48,7 @@ use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
 pub use caller::Caller;
+pub use keys::KeyPlaces;
 pub use settings::Settings;
 use turns::Turns;
 
@@ -108,7 +111,7 @@ pub struct Connections {
     pub refused: u64,
 }
 
-/// Where things are, for `status`.
+/// Where things are: for `status`, and the key for changes of it.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The store's file.
@@ -117,6 +120,8 @@ pub struct Places {
     pub audit: String,
     /// The syslog socket, if any.
     pub syslog: Option<String>,
+    /// Where the key comes from.
+    pub key: KeyPlaces,
 }
 
 /// The service behind every door.
@@ -142,6 +147,7 @@ pub struct Service {
     readers: Turns,
     lookups: Turns,
     writers: Turns,
+    keys: keys::Keys,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -168,6 +174,7 @@ impl Service {
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
+            keys: keys::Keys::default(),
             stopping: watch::Sender::new(false),
         })
     }
@@ -212,6 +219,12 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
             }
+            Ask::Rekey(ask) => self.rekey(caller, *ask),
+            Ask::RekeyProgress => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.rekey_progress(&caller).await.map(Answer::RekeyProgress) })
+            }
+            Ask::RecoveryKey => self.recovery_key(caller),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `keys` | the key header, and sealing every value anew |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -19,6 +20,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod keys;
 mod queue;
 pub mod record;
 mod room;
@@ -43,6 +45,7 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use keys::ResealCursor;
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
@@ -70,6 +73,10 @@ pub trait Sealer: Send + Sync + 'static {
     fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealBroken>;
     /// A keyed hash of `value`, another one for each `tag`.
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16];
+    /// Whether a value is sealed under the key that [`Self::seal`] takes now; one that is not is to be sealed anew.
+    fn is_current(&self, _sealed: &[u8]) -> bool {
+        true
+    }
 }
 
 impl Sealer for Keyring {
@@ -83,6 +90,10 @@ impl Sealer for Keyring {
 
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16] {
         Keyring::index(self, tag, value)
+    }
+
+    fn is_current(&self, sealed: &[u8]) -> bool {
+        Keyring::is_current(self, sealed)
     }
 }
 
