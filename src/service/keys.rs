@@ -109,7 +109,10 @@ impl Service {
             Ok::<_, Failure>(header.record_keys.len() > 1)
         };
         match settled.await {
-            Ok(true) => self.begin_reseal(),
+            Ok(true) => {
+                tracing::info!("values are not all sealed under record key {} yet: that goes on", self.keyring.epoch());
+                self.begin_reseal();
+            }
             Ok(false) => self.keys.progress.send_modify(|progress| progress.finished = true),
             Err(failure) => tracing::error!("a change of keys could not be finished: {failure}"),
         }

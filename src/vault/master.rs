@@ -316,4 +316,9 @@ impl KeySource {
         let key = LockedKey::new(|key| *key = bytes).unwrap();
         Self::of_key(SlotKind::File, "a test".to_owned(), key)
     }
+
+    /// Its key.
+    pub(super) fn into_key(self) -> LockedKey {
+        self.key
+    }
 }
