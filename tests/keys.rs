@@ -484,3 +484,34 @@ fn root_only_who_may_admin_changes_keys() {
     assert_eq!(slots(&daemon), [one("file", true, false)].into());
     assert!(told(&daemon).is_empty());
 }
+
+/// docs/threat-model.md: a dropped key's slot can't be dug out of free pages of the file, nor can an old record key.
+#[test]
+fn dropped_keys_leave_nothing_in_the_file() {
+    let mut daemon = Daemon::start();
+    let issue_some = |daemon: &Daemon| {
+        let mut client = daemon.client();
+        for n in 0..300 {
+            let issue = bearerd::protocol::message::Issue { name: format!("c{n}"), ..Default::default() };
+            client.issue(&issue).unwrap();
+        }
+    };
+    issue_some(&daemon);
+    daemon.stop();
+    let header = with_store(&daemon, |_, _, header| header);
+    let store = daemon.path("state/tokens.redb");
+    let count = |wrapped: &[u8]| fs::read(&store).unwrap().windows(72).filter(|window| *window == wrapped).count();
+    // What would be dropped if all of it were.
+    let none = KeyHeader { slots: Vec::new(), record_keys: Vec::new(), ..header.clone() };
+    let [slot, record_key] = <[Vec<u8>; 2]>::try_from(header.wrapped_dropped_in(&none)).unwrap();
+    assert!(count(&slot) > 0 && count(&record_key) > 0);
+    daemon.run();
+    daemon.ctl(&["rekey"]).exits(0);
+    assert!(count(&slot) == 0 && count(&record_key) > 0);
+    issue_some(&daemon);
+    daemon.ctl(&["rekey", "--data"]).exits(0);
+    issue_some(&daemon);
+    daemon.restart();
+    daemon.stop();
+    assert_eq!((count(&slot), count(&record_key)), (0, 0));
+}

@@ -295,6 +295,7 @@ impl Service {
         new: &KeyHeader,
         event: AuditEvent,
     ) -> Result<(), Failure> {
+        let dropped = old.wrapped_dropped_in(new);
         let job = || {
             let (old, new, mut event) = (old.encode(), new.encode(), event.clone());
             move |txn: &mut Txn<'_>| -> Result<AuditEvent, Unchanged> {
@@ -316,6 +317,26 @@ impl Service {
             Unchanged::Moved => failed(),
         })?;
         self.recorded(vec![self.audit.committed(committed.generation, committed.value)]).await;
+        if !dropped.is_empty()
+            && let Err(error) = self.wipe(dropped).await
+        {
+            tracing::warn!(
+                "copies of a dropped key slot or record key may be left in free parts of the store's file: {error}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Overwrites what is left of dropped keys in the file, once no state that could be gone back to has them.
+    async fn wipe(&self, dropped: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        self.store.flush().await?;
+        self.store.flush().await?;
+        let (store, dropped) = (self.store.clone(), Arc::new(dropped));
+        let patterns = Arc::clone(&dropped);
+        let found = tokio::task::spawn_blocking(move || store.remnants(&patterns)).await;
+        let found = found.unwrap_or(Err(StoreError::JobPanicked))?;
+        let wiped = self.store.wipe(dropped, found).await?;
+        tracing::debug!("{wiped} copies of dropped keys were overwritten");
         Ok(())
     }
 

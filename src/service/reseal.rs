@@ -16,6 +16,8 @@ use crate::peer::PeerLabel;
 use crate::protocol::message::{Failure, RekeyProgress};
 use crate::store::{ResealCursor, StoreError, Txn};
 
+/// Rows in one transaction.
+const ROWS: usize = 256;
 /// How long after a walk that could not be written (a full disk, a read error) the next begins.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -84,7 +86,7 @@ impl Service {
         let mut cursor = ResealCursor::default();
         while !cursor.is_finished() {
             let at = cursor.clone();
-            let job = move |txn: &mut Txn<'_>| -> Result<ResealCursor, StoreError> { txn.reseal(&at) };
+            let job = move |txn: &mut Txn<'_>| -> Result<ResealCursor, StoreError> { txn.reseal(&at, ROWS) };
             cursor = match self.store.write(job).await {
                 Ok(Ok(committed)) => committed.value,
                 Ok(Err(error)) | Err(error) => return Err(error.into()),

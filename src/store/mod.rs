@@ -12,7 +12,7 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
-//! | `keys` | the key header, and sealing every value anew |
+//! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -30,6 +30,7 @@ mod schema;
 pub(crate) mod testing;
 mod txn;
 mod usage;
+mod wipe;
 mod writer;
 
 use std::fmt;
@@ -50,6 +51,7 @@ pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
 pub use txn::{Effect, Txn};
+pub use wipe::Remnant;
 
 use self::engine::{Engine, io_error};
 use self::hot::Hot;

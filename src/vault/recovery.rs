@@ -209,7 +209,7 @@ mod tests {
                 assert_eq!(group_of(parse(&joined(&typed)).err().unwrap()), group + 1);
             }
             // A digit too many or too few.
-            for change in [|group: &mut Vec<u8>| group.push(b'0'), |group: &mut Vec<u8>| drop(group.pop())] {
+            for change in [|group: &mut Vec<u8>| group.push(b'0'), |group: &mut Vec<u8>| group.truncate(GROUP - 1)] {
                 let mut typed = good.clone();
                 change(&mut typed[group]);
                 assert_eq!(group_of(parse(&joined(&typed)).err().unwrap()), group + 1);

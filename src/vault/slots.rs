@@ -7,7 +7,7 @@
 use super::VaultError;
 use super::aead;
 use super::derive::{WRAPPING_KEY, derive};
-use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedRecordKey, record_key_data};
+use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedKey, WrappedRecordKey, record_key_data};
 use super::keyring::{open_slot, wrap_root};
 use super::master::KeySource;
 use crate::sys::memory::LockedKey;
@@ -99,6 +99,18 @@ impl KeyHeader {
         let mut header = self.clone();
         header.record_keys.retain(|key| key.epoch == header.record_epoch);
         header
+    }
+
+    /// The wrapped keys of this header that `next` does not have any more, as they stand in its bytes.
+    pub fn wrapped_dropped_in(&self, next: &Self) -> Vec<Vec<u8>> {
+        let slots = self.slots.iter().map(|slot| &slot.root);
+        let keys = self.record_keys.iter().map(|key| &key.key);
+        let stays = |wrapped: &WrappedKey| {
+            next.slots.iter().any(|slot| slot.root == *wrapped)
+                || next.record_keys.iter().any(|key| key.key == *wrapped)
+        };
+        let gone = slots.chain(keys).filter(|wrapped| !stays(wrapped));
+        gone.map(|wrapped| [&wrapped.nonce[..], &wrapped.key, &wrapped.tag].concat()).collect()
     }
 
     /// The slots of this header that `next` does not have any more.
