@@ -145,8 +145,11 @@ struct SealedTable {
     count: fn(&ReadTransaction) -> Result<u64, redb::Error>,
     read: fn(&ReadTransaction, &Look<'_>) -> Result<Found, redb::Error>,
     find: fn(&Tables<'_>, &Look<'_>) -> Result<Found, redb::StorageError>,
-    put: fn(&mut Tables<'_>, &[u8], &[u8]) -> Result<(), redb::StorageError>,
+    put: Put,
 }
+
+/// Puts a value under a key as the engine writes it.
+type Put = fn(&mut Tables<'_>, &[u8], &[u8]) -> Result<(), redb::StorageError>;
 
 macro_rules! sealed {
     ($field:ident, $definition:ident, $place:expr) => {

@@ -42,7 +42,7 @@ pub use slots::NewRecordKey;
 pub enum VaultError {
     /// There is neither a credential nor a key file, but a store that needs one. Put the key back.
     #[error(
-        "there is no key: neither the systemd credential {CREDENTIAL} nor {}; the store opens only with its own key, so put that back from where you keep a copy",
+        "there is no key: neither the systemd credential {CREDENTIAL} nor {}; the store opens only with its own key, so put that back from where you keep a copy, or make a new one from the recovery key: bearerd recover",
         .file.display()
     )]
     NoSource {
