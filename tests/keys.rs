@@ -399,6 +399,10 @@ fn a_change_that_was_cut_off_is_ended_by_the_next_start() {
         if named {
             KeySource::install_successor(&path).unwrap();
         }
+        if !beside {
+            // A part of one that came after.
+            write_private(&path.with_extension("key.new"), "bearerd-key-1 4db3");
+        }
         daemon.run();
         assert_eq!(slots(&daemon), settled, "{what}");
         let now = id(&daemon);

@@ -100,7 +100,10 @@ fn a_hundred_kills_of_rekey_lose_nothing() {
         // Counted in what the daemon does for others meanwhile, so that it is work that is cut, not time. A change of the key
         // has four transactions, sealing anew some more.
         let moment = (random >> 33) as usize % if data { 40 } else { 16 };
+        // Some are let come to their end, and killed there.
+        let whole = round % 10 == 1;
         let (done, over, begun) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let ended = AtomicBool::new(false);
         let waiter = std::thread::current();
         let pid = nix::unistd::Pid::from_raw(daemon.pid().cast_signed());
         let wait = |enough: &dyn Fn() -> bool| {
@@ -118,11 +121,14 @@ fn a_hundred_kills_of_rekey_lose_nothing() {
                 let mut client = connect(&daemon).unwrap();
                 begun.store(true, Ordering::Release);
                 waiter.unpark();
-                if data { client.rekey_data().is_ok() } else { client.rekey().is_ok() }
+                let changed = if data { client.rekey_data().is_ok() } else { client.rekey().is_ok() };
+                ended.store(true, Ordering::Release);
+                waiter.unpark();
+                changed
             });
             wait(&|| begun.load(Ordering::Acquire));
             let from = done.load(Ordering::Acquire);
-            wait(&|| done.load(Ordering::Acquire) >= from + moment);
+            wait(&|| if whole { ended.load(Ordering::Acquire) } else { done.load(Ordering::Acquire) >= from + moment });
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
             over.store(true, Ordering::Release);
             changer.join().unwrap()

@@ -133,10 +133,11 @@ impl Service {
         let of_file = header.slot(id).is_some_and(|slot| slot.kind == SlotKind::File);
         if !of_file {
             // A credential that is still to be installed.
-            return Ok(());
+            return if slot.kind == SlotKind::File { on_disk(clear).await } else { Ok(()) };
         }
         let places = self.places.key.clone();
-        let beside = on_disk(move || KeySource::successor(&places.file, places.owner_uid)).await?;
+        // What can't be read is not the key of that slot: it was whole before its slot was added.
+        let beside = on_disk(move || Ok(KeySource::successor(&places.file, places.owner_uid).ok().flatten())).await?;
         match beside.filter(|beside| slot.kind == SlotKind::File && beside.id() == id) {
             Some(new) => {
                 let places = self.places.key.clone();

@@ -81,14 +81,29 @@ fn find(disk: &dyn Disk, patterns: &[Vec<u8>]) -> std::io::Result<Vec<Remnant>> 
         let here = buffer.len().min((len - at) as usize);
         disk.read(at, &mut buffer[..here])?;
         for (pattern, bytes) in patterns.iter().enumerate() {
-            let first: [u8; 8] = *bytes.first_chunk().expect("it is longer");
-            let starts = buffer[..here].windows(8).take(CHUNK).enumerate().filter(|(_, window)| *window == first);
-            let whole = starts.filter(|(start, _)| buffer[..here][*start..].starts_with(bytes));
-            found.extend(whole.map(|(start, _)| Remnant { offset: at + start as u64, pattern }));
+            let starts = starts(&buffer[..here], bytes).into_iter().take_while(|start| *start < CHUNK);
+            found.extend(starts.map(|start| Remnant { offset: at + start as u64, pattern }));
         }
         at += CHUNK as u64;
     }
     Ok(found)
+}
+
+/// Where `pattern` begins in `bytes`, by Horspool's rule: of bytes that are not it, most are never looked at.
+fn starts(bytes: &[u8], pattern: &[u8]) -> Vec<usize> {
+    let last = pattern.len() - 1;
+    let mut skip = [pattern.len(); 256];
+    for (at, byte) in pattern[..last].iter().enumerate() {
+        skip[usize::from(*byte)] = last - at;
+    }
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(&end) = bytes.get(at + last) {
+        if end == pattern[last] && bytes[at..].starts_with(pattern) {
+            found.push(at);
+        }
+        at += skip[usize::from(end)];
+    }
+    found
 }
 
 #[cfg(test)]
@@ -99,9 +114,8 @@ mod tests {
     #[test]
     fn remnants_are_found_wherever_they_lie() {
         let patterns = vec![vec![7; 72], (1..=72).collect::<Vec<u8>>()];
-        let mut bytes = vec![7; 2 * CHUNK + 1000];
-        bytes[..CHUNK].fill(1);
-        bytes[CHUNK..].fill(2);
+        let mut bytes: Vec<u8> = (0..2 * CHUNK + 1000).map(|at| (at % 5) as u8).collect();
+        bytes[CHUNK / 2..CHUNK].fill(72);
         let places = [(0, 1), (5000, 0), (CHUNK - 71, 0), (CHUNK + 1, 1), (2 * CHUNK - 1, 1), (2 * CHUNK + 928, 0)];
         for (at, pattern) in places {
             bytes[at..at + 72].copy_from_slice(&patterns[pattern]);

@@ -14,7 +14,7 @@
 //! only when the store has a slot for it (`slots`). Until then it lies beside it, as `<name>.new`.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -132,17 +132,19 @@ impl KeySource {
 
     /// Writes this key beside the key file that it is to replace, mode 0600, durable. One that was left there goes.
     ///
+    /// A crash may leave a part of it: what lies there counts only once the store has a slot for it.
+    ///
     /// # Errors
     /// [`FileError`].
     pub fn write_successor(&self, path: &Path) -> Result<(), FileError> {
-        check_directory(path, Owner::Only(nix::unistd::geteuid().as_raw()))?;
+        let owner = nix::unistd::geteuid().as_raw();
+        check_directory(path, Owner::Only(owner))?;
         Self::remove_successor(path)?;
-        let line = Locked::<FILE_BYTES>::new(|line| self.write_line(line)).map_err(|source| FileError::Io {
-            doing: "write",
-            path: path.to_owned(),
-            source,
-        })?;
-        files::write_new_private(&successor(path), files::PRIVATE_FILE, line.expose())
+        let path = successor(path);
+        let failed = |source| FileError::Io { doing: "write", path: path.clone(), source };
+        let line = Locked::<FILE_BYTES>::new(|line| self.write_line(line)).map_err(failed)?;
+        let mut file = files::open_private(&path, Access::CreateNew, owner)?;
+        file.write_all(line.expose()).and_then(|()| file.sync_all()).map_err(failed)
     }
 
     /// The key that lies beside the key file; `None` when there is none. Its origin is the file's, whose name it will have.
