@@ -13,8 +13,8 @@ use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
     Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Handle,
-    Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo,
-    Tokens, Validate, Verdict, Watch, Which,
+    Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Reply, Request, Revoke, SecretText,
+    ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -175,6 +175,16 @@ fn active() -> Verdict {
     Verdict { active: true, reason: None, missing_scopes: Vec::new(), token: Some(Box::new(info())) }
 }
 
+fn rekeyed(key: Option<&str>) -> Rekeyed {
+    Rekeyed {
+        slot: "4db3cfbc236ada05".into(),
+        installed: key.is_none(),
+        origin: "o".into(),
+        dropped: vec!["f80b1daa9719f1fb".into()],
+        key: key.map(|key| SecretText::new(key.to_owned())),
+    }
+}
+
 fn requests() -> Vec<(&'static str, Ask<'static>)> {
     let revoke = |which| Ask::Revoke(Revoke { which, reason: Some("left".into()), dry_run: false });
     vec![
@@ -233,6 +243,10 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("clock-reset", Ask::ClockReset),
         ("watch", Ask::Watch(Watch { since: None })),
         ("watch, all given", Ask::Watch(Watch { since: Some(1041) })),
+        ("rekey", Ask::Rekey(Rekey { data: false })),
+        ("rekey, data", Ask::Rekey(Rekey { data: true })),
+        ("rekey-progress", Ask::RekeyProgress),
+        ("recovery-key", Ask::RecoveryKey),
     ]
 }
 
@@ -268,6 +282,19 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 ],
                 through: 2000,
                 last: true,
+            }),
+        ),
+        ("rekeyed", Answer::Rekeyed(Box::new(rekeyed(None)))),
+        ("rekeyed, key", Answer::Rekeyed(Box::new(rekeyed(Some("bearerd-key-1 4db3cfbc236ada05 01337f"))))),
+        (
+            "rekey-progress",
+            Answer::RekeyProgress(RekeyProgress {
+                running: true,
+                finished: false,
+                epoch: 2,
+                done: 300,
+                total: 1_000_000,
+                fault: Some("f".into()),
             }),
         ),
     ]

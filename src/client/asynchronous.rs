@@ -35,7 +35,8 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -189,6 +190,40 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// Changes the key that opens the store. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may have been done.
+    pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
+        let ask = Rekey { data: false };
+        message::rekeyed(self.long(Question::Rekey(ask), Repeat::Unbegun).await?).map(|rekeyed| *rekeyed)
+    }
+
+    /// Begins to seal every value under a new record key, or joins where that goes on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn rekey_data(&self) -> Result<RekeyProgress, ClientError> {
+        let ask = Rekey { data: true };
+        message::rekey_progress(self.long(Question::Rekey(ask), Repeat::Unbegun).await?)
+    }
+
+    /// How far that has got; the answer comes when it has ended, or after a moment.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn rekey_progress(&self) -> Result<RekeyProgress, ClientError> {
+        message::rekey_progress(self.long(Question::RekeyProgress, Repeat::Harmless).await?)
+    }
+
+    /// Makes a recovery key, in place of an earlier one. Never sent twice.
+    ///
+    /// # Errors
+    /// As [`Self::rekey`].
+    pub async fn recovery_key(&self) -> Result<Rekeyed, ClientError> {
+        message::rekeyed(self.long(Question::RecoveryKey, Repeat::Unbegun).await?).map(|rekeyed| *rekeyed)
     }
 
     async fn long(&self, question: Question<'_>, repeat: Repeat) -> Result<Answer, ClientError> {

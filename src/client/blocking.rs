@@ -41,8 +41,8 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
-    Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed,
+    Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -213,6 +213,42 @@ impl Client {
                 Err(broken) => return Err(broken.into()),
             }
         }
+    }
+
+    /// Changes the key that opens the store. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may have been done.
+    pub fn rekey(&mut self) -> Result<Rekeyed, ClientError> {
+        let ask = Rekey { data: false };
+        message::rekeyed(self.exchange(Question::Rekey(ask), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|rekeyed| *rekeyed)
+    }
+
+    /// Begins to seal every value under a new record key, or joins where that goes on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn rekey_data(&mut self) -> Result<RekeyProgress, ClientError> {
+        let ask = Rekey { data: true };
+        message::rekey_progress(self.exchange(Question::Rekey(ask), Repeat::Unbegun, self.options.long_timeout)?)
+    }
+
+    /// How far that has got; the answer comes when it has ended, or after a moment.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn rekey_progress(&mut self) -> Result<RekeyProgress, ClientError> {
+        message::rekey_progress(self.exchange(Question::RekeyProgress, Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Makes a recovery key, in place of an earlier one. Never sent twice.
+    ///
+    /// # Errors
+    /// As [`Self::rekey`].
+    pub fn recovery_key(&mut self) -> Result<Rekeyed, ClientError> {
+        message::rekeyed(self.exchange(Question::RecoveryKey, Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|rekeyed| *rekeyed)
     }
 
     fn read(&mut self, question: Question<'_>) -> Result<Answer, ClientError> {

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Events, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens,
-    Validate, Verdict, Watch,
+    Answer, AuditLines, AuditQuery, Changed, Events, Handle, Hold, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed,
+    Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -35,6 +35,9 @@ pub(super) enum Question<'a> {
     #[allow(dead_code, reason = "keeps the numbers of those behind it")]
     Resume(&'a Hold),
     Watch(&'a Watch),
+    Rekey(Rekey),
+    RekeyProgress,
+    RecoveryKey,
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -61,6 +64,8 @@ take! {
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
     events: Events => Events,
+    rekeyed: Rekeyed => Box<Rekeyed>,
+    rekey_progress: RekeyProgress => RekeyProgress,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -107,6 +112,9 @@ mod tests {
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
             (Question::Watch(&Watch { since: Some(300) }), Ask::Watch(Watch { since: Some(300) })),
+            (Question::Rekey(Rekey { data: true }), Ask::Rekey(Rekey { data: true })),
+            (Question::RekeyProgress, Ask::RekeyProgress),
+            (Question::RecoveryKey, Ask::RecoveryKey),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

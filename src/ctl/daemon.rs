@@ -10,7 +10,8 @@ use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Event, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Event, Handle, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, TokenInfo,
+    Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -28,6 +29,10 @@ pub(super) trait Daemon {
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
     fn audit_verify(&mut self) -> Result<String, CtlError>;
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+    fn rekey(&mut self) -> Result<Rekeyed, CtlError>;
+    fn rekey_data(&mut self) -> Result<RekeyProgress, CtlError>;
+    fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError>;
+    fn recovery_key(&mut self) -> Result<Rekeyed, CtlError>;
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
 }
 
@@ -116,6 +121,22 @@ impl Daemon for Client {
 
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         Ok(self.clock_reset()?)
+    }
+
+    fn rekey(&mut self) -> Result<Rekeyed, CtlError> {
+        Ok(self.rekey()?)
+    }
+
+    fn rekey_data(&mut self) -> Result<RekeyProgress, CtlError> {
+        Ok(self.rekey_data()?)
+    }
+
+    fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError> {
+        Ok(self.rekey_progress()?)
+    }
+
+    fn recovery_key(&mut self) -> Result<Rekeyed, CtlError> {
+        Ok(self.recovery_key()?)
     }
 
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {

@@ -114,6 +114,16 @@ pub enum CtlError {
         /// Why.
         source: io::Error,
     },
+    /// A key was made and can't be handed over.
+    #[error(
+        "key {slot} was made but can't be printed: {source}; it is lost, and opens nothing once you ask for another: do that now"
+    )]
+    KeyLost {
+        /// The id of its slot.
+        slot: String,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl CtlError {
@@ -127,7 +137,7 @@ impl CtlError {
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
             Self::Refused(failure) => status_of(failure.code),
-            Self::Output(_) | Self::TokenLost { .. } => OUTPUT,
+            Self::Output(_) | Self::TokenLost { .. } | Self::KeyLost { .. } => OUTPUT,
         }
     }
 
@@ -146,6 +156,7 @@ impl CtlError {
             Self::Refused(failure) => failure.code.name(),
             Self::Output(_) => "output",
             Self::TokenLost { .. } => "token_lost",
+            Self::KeyLost { .. } => "key_lost",
         }
     }
 }

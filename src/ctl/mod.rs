@@ -12,7 +12,7 @@ mod commands;
 pub mod console;
 mod daemon;
 pub mod error;
-mod input;
+pub(crate) mod input;
 mod leak;
 pub mod render;
 mod scan;
@@ -78,6 +78,8 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
         Command::Scan(args) => scan::run(args, &connect, console),
+        Command::Rekey(args) => commands::rekey::run(args, &connect, console),
+        Command::RecoveryKey => commands::rekey::recovery_key(&connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),
     }
 }

@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Event, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo,
-    Tokens, Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Event, Failure, Handle, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke,
+    SecretText, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -34,6 +34,8 @@ struct Script {
     audit: VecDeque<AuditLines>,
     verify: String,
     streams: VecDeque<(u64, VecDeque<Result<Event, CtlError>>)>,
+    rekeyed: Option<Rekeyed>,
+    progress: VecDeque<RekeyProgress>,
     connects: u32,
 }
 
@@ -109,6 +111,26 @@ impl Daemon for Fake {
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         self.asked("reset".into())?;
         Ok(now())
+    }
+
+    fn rekey(&mut self) -> Result<Rekeyed, CtlError> {
+        let mut script = self.asked("rekey".into())?;
+        Ok(script.rekeyed.take().unwrap())
+    }
+
+    fn rekey_data(&mut self) -> Result<RekeyProgress, CtlError> {
+        let mut script = self.asked("rekey data".into())?;
+        Ok(script.progress.pop_front().unwrap())
+    }
+
+    fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError> {
+        let mut script = self.asked("progress".into())?;
+        Ok(script.progress.pop_front().unwrap())
+    }
+
+    fn recovery_key(&mut self) -> Result<Rekeyed, CtlError> {
+        let mut script = self.asked("recovery key".into())?;
+        Ok(script.rekeyed.take().unwrap())
     }
 
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {
@@ -640,4 +662,72 @@ fn a_scan_says_how_tokens_stand() {
     assert_eq!((outcome.status, outcome.asked.len()), (1, 1));
     assert!(outcome.out.ends_with(" unknown\n") && outcome.err.contains("nothing to revoke"), "{}", outcome.err);
     assert_eq!(run(script(), &["scan", file.path(), "--live"]).status, 0);
+}
+
+fn rekeyed(key: Option<&str>) -> Rekeyed {
+    Rekeyed {
+        slot: "4db3cfbc236ada05".into(),
+        installed: key.is_none(),
+        origin: "/var/lib/bearerd-key/master.key".into(),
+        dropped: vec!["f80b1daa9719f1fb".into()],
+        key: key.map(|key| SecretText::new(key.to_owned())),
+    }
+}
+
+/// docs/man/bearerctl.1.md, `rekey`: a key goes alone to standard output, what to do with it to standard error.
+#[test]
+fn a_new_key_stands_alone_on_stdout() {
+    const KEY: &str = "bearerd-key-1 4db3cfbc236ada05 01337f";
+    for (words, asked) in [(["rekey"], "rekey"), (["recovery-key"], "recovery key")] {
+        let script = || Script { rekeyed: Some(rekeyed(Some(KEY))), ..Script::default() };
+        let outcome = run_on(script(), &words, Screen::default());
+        assert_eq!((outcome.status, outcome.out.as_str()), (0, format!("{KEY}\n").as_str()));
+        assert!(outcome.err.contains("4db3cfbc236ada05") && !outcome.err.contains("01337f"), "{}", outcome.err);
+        assert_eq!(outcome.asked, [asked]);
+        let json = run_on(script(), &["--json", words[0]], Screen::default());
+        let object: Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(object["key"], KEY);
+        assert_eq!((&object["slot"], &object["dropped"][0]), (&"4db3cfbc236ada05".into(), &"f80b1daa9719f1fb".into()));
+        assert_eq!(json.err, "");
+        // What can't be printed is lost, and that is said.
+        let full = Screen { fails: Some(io::ErrorKind::StorageFull), ..Screen::default() };
+        let lost = run_on(script(), &words, full);
+        assert_eq!(lost.status, 74);
+        assert!(lost.err.contains("it is lost") && !lost.err.contains("01337f"), "{}", lost.err);
+    }
+    let outcome = run_on(Script { rekeyed: Some(rekeyed(None)), ..Script::default() }, &["rekey"], Screen::default());
+    assert_eq!(outcome.status, 0);
+    assert!(
+        outcome.out.contains("in force: key 4db3cfbc236ada05")
+            && outcome.out.contains("f80b1daa9719f1fb opens nothing")
+    );
+    let json = Script { rekeyed: Some(rekeyed(None)), ..Script::default() };
+    let json: Value = serde_json::from_str(&run_on(json, &["rekey", "--json"], Screen::default()).out).unwrap();
+    assert!(json["key"].is_null() && json["installed"] == true);
+}
+
+/// It is followed to its end; what stops it short of that is no success.
+#[test]
+fn sealing_anew_is_followed_to_its_end() {
+    let at = |running, done, fault: Option<&str>| RekeyProgress {
+        running,
+        finished: done == 3,
+        epoch: 2,
+        done,
+        total: 3,
+        fault: fault.map(str::to_owned),
+    };
+    let script = |steps: Vec<RekeyProgress>| Script { progress: steps.into(), ..Script::default() };
+    let run = |steps, words: &[&str]| run_on(script(steps), words, Screen::default());
+    let done = run(vec![at(true, 0, None), at(true, 1, Some("full")), at(false, 3, None)], &["rekey", "--data"]);
+    assert_eq!(done.asked, ["rekey data", "progress", "progress"]);
+    assert_eq!((done.status, done.connects), (0, 1));
+    assert!(done.out.contains("3 values under record key 2"), "{}", done.out);
+    let json = run(vec![at(false, 3, None)], &["rekey", "--data", "--json"]);
+    assert_eq!(json.out, "{\"epoch\":2,\"values\":3}\n");
+    let broken = run(vec![at(true, 0, None), at(false, 1, Some("a value does not open"))], &["rekey", "--data"]);
+    assert_eq!(broken.status, 70);
+    assert!(broken.err.contains("a value does not open") && broken.out.is_empty());
+    let stopped = run(vec![at(true, 0, None), at(false, 1, None)], &["rekey", "--data"]);
+    assert_eq!(stopped.status, 75);
 }

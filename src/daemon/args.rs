@@ -14,13 +14,13 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 )]
 pub struct Args {
     /// The configuration file [default: /etc/bearerd/bearerd.toml, with --user $XDG_CONFIG_HOME/bearerd/bearerd.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Check the configuration, say what is wrong with it, and exit
     #[arg(long)]
     pub check_config: bool,
     /// Run for yourself: below $XDG_RUNTIME_DIR, $XDG_STATE_HOME and $XDG_CONFIG_HOME; you have full rights
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub user: bool,
     /// How much to say on stderr
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -42,11 +42,14 @@ impl Args {
     fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let args = Self::try_parse_from(words)?;
         // Not left to clap: it would call every unknown command a conflict.
-        if args.command.is_some() && (args.config.is_some() || args.check_config || args.user) {
-            let text = "demo has a configuration of its own: --config, --check-config and --user are not for it";
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
-        }
-        Ok(args)
+        let conflict = match args.command {
+            Some(Command::Demo) if args.config.is_some() || args.check_config || args.user => {
+                "demo has a configuration of its own: --config, --check-config and --user are not for it"
+            }
+            Some(Command::Recover) if args.check_config => "--check-config only checks: it is not for recover",
+            _ => return Ok(args),
+        };
+        Err(Self::command().error(ErrorKind::ArgumentConflict, conflict))
     }
 }
 
@@ -55,6 +58,9 @@ impl Args {
 pub enum Command {
     /// A guided tour against a real daemon in a temporary directory
     Demo,
+    /// Make a new key from the recovery key, which is read from standard input; bearerd must not run
+    #[command(after_help = "Example:\n  runuser -u bearerd -- bearerd recover")]
+    Recover,
 }
 
 /// How much the daemon says.
@@ -98,5 +104,9 @@ mod tests {
         assert!(error.to_string().contains("demo has a configuration of its own"), "{error}");
         assert!(of("bearerd --log-level debug demo").unwrap().command.is_some());
         assert!(of("bearerd --user").unwrap().user);
+        let recover = of("bearerd recover --user --config x").unwrap();
+        assert!(recover.user && recover.config.is_some());
+        assert!(of("bearerd --user recover").unwrap().user);
+        assert_eq!(of("bearerd --check-config recover").unwrap_err().kind(), ErrorKind::ArgumentConflict);
     }
 }

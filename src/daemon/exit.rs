@@ -58,6 +58,24 @@ pub enum Failure {
         /// The log.
         log: PathBuf,
     },
+    /// `bearerd recover` where there is a key file.
+    #[error("there is a key file {}: if it opens the store, nothing is to be recovered, so start bearerd (and see bearerctl rekey); if it does not, move it away and run this again", .file.display())]
+    KeyThere {
+        /// The file.
+        file: PathBuf,
+    },
+    /// `bearerd recover` without a recovery key.
+    #[error("no recovery key was given: type it when asked, or give it on standard input")]
+    NoRecoveryKey,
+    /// Standard input can't be read.
+    #[error("the recovery key can't be read from standard input: {0}")]
+    Input(#[source] std::io::Error),
+    /// Run as another user than the one whose the files are.
+    #[error("this must be run as the user whose the store is: runuser -u {user} -- bearerd recover")]
+    OtherUser {
+        /// That user's name, or `#` and the uid.
+        user: String,
+    },
     /// A name in the configuration is unknown (`--check-config`).
     #[error("{0}")]
     Unresolved(String),
@@ -95,7 +113,9 @@ impl Failure {
             },
             Self::Audit(AuditError::Unsafe { .. } | AuditError::RolledBack { .. }) => REFUSED,
             Self::Audit(_) => IO,
-            Self::StoreGone { .. } | Self::Unsynced { .. } => REFUSED,
+            Self::StoreGone { .. } | Self::Unsynced { .. } | Self::KeyThere { .. } | Self::OtherUser { .. } => REFUSED,
+            Self::NoRecoveryKey => USAGE,
+            Self::Input(_) => IO,
             Self::Socket(SocketError::System { .. }) => IO,
             Self::Socket(_) => REFUSED,
             Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,

@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod log;
 pub mod open;
+mod recover;
 pub mod reload;
 mod serve;
 
@@ -43,7 +44,11 @@ pub fn main() -> ExitCode {
         return demo::run();
     }
     log::start(args.log_level.into());
-    let done = if args.check_config { check_config(&args) } else { run(&args) };
+    let done = match args.command {
+        Some(Command::Recover) => recover::run(&args),
+        _ if args.check_config => check_config(&args),
+        _ => run(&args),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),

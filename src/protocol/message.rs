@@ -92,6 +92,12 @@ pub enum Ask<'a> {
     Resume(Hold),
     /// Receive changes as they are made: answered by many [`Events`].
     Watch(Watch),
+    /// Change the key that opens the store, or the one that its values are sealed under.
+    Rekey(Rekey),
+    /// How far the sealing of every value anew has got; answered when that has ended, or after a moment.
+    RekeyProgress,
+    /// Make a recovery key, in place of an earlier one.
+    RecoveryKey,
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -276,6 +282,10 @@ pub enum Answer {
     Time(UnixTime),
     /// To `Watch`, again and again with the same number, until one says that it is the last, or an error comes.
     Events(Events),
+    /// To `Rekey` of a key and to `RecoveryKey`.
+    Rekeyed(Box<Rekeyed>),
+    /// To `Rekey` of the data, which goes on, and to `RekeyProgress`.
+    RekeyProgress(RekeyProgress),
 }
 
 /// Why a request failed.
@@ -462,7 +472,7 @@ pub struct Issued {
     pub info: TokenInfo,
 }
 
-/// A token's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
+/// A token's or key's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(String);
@@ -538,6 +548,45 @@ pub struct Event {
     pub gap: bool,
     /// A JSON object (RFC 8259) in one line, which may gain keys.
     pub json: String,
+}
+
+/// Which key to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rekey {
+    /// The record key, under which every value is then sealed anew; else the key file's or the credential's.
+    pub data: bool,
+}
+
+/// A new key. No `Debug`: it may hold one.
+#[derive(Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The id of its slot, 16 hex digits.
+    pub slot: String,
+    /// It is in force: whoever asked has nothing to install.
+    pub installed: bool,
+    /// Where it is, or what it is to be installed as.
+    pub origin: String,
+    /// Slots whose keys open the store no more.
+    pub dropped: Vec<String>,
+    /// The key's text, which whoever asked is to keep: shown this once.
+    pub key: Option<SecretText>,
+}
+
+/// How far the sealing of every value anew has got.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RekeyProgress {
+    /// It goes on.
+    pub running: bool,
+    /// It has come to its end: there is one record key, and every value is sealed under it.
+    pub finished: bool,
+    /// The record key that values are sealed under.
+    pub epoch: u32,
+    /// Values that this run has looked at: they are sealed under it.
+    pub done: u64,
+    /// Values in all, as counted at its begin.
+    pub total: u64,
+    /// Why it does not go on, or not now.
+    pub fault: Option<String>,
 }
 
 impl fmt::Display for State {

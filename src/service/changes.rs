@@ -372,7 +372,7 @@ impl Service {
 
     /// Waits for the lines of durable changes. They are in the outbox already: if the log can't take them now, they
     /// follow later, and the answer is not held back for longer than the audit's `max_wait`, however many they are.
-    async fn recorded(&self, lines: Vec<Receipt>) {
+    pub(super) async fn recorded(&self, lines: Vec<Receipt>) {
         let waited = join_all(lines.into_iter().map(Receipt::wait)).await;
         let late = waited.iter().filter(|line| line.is_err()).count();
         if late > 0 {

@@ -20,7 +20,9 @@ mod caller;
 mod changes;
 mod events;
 mod hold;
+mod keys;
 mod orders;
+mod reseal;
 mod settings;
 mod trail;
 mod turns;
@@ -50,6 +52,7 @@ use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
 pub use caller::Caller;
+pub use keys::KeyPlaces;
 pub use settings::Settings;
 use turns::Turns;
 
@@ -123,7 +126,7 @@ pub struct Connections {
     pub watching: u64,
 }
 
-/// Where things are, for `status`.
+/// Where things are: for `status`, and the key for changes of it.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The store's file.
@@ -132,6 +135,8 @@ pub struct Places {
     pub audit: String,
     /// The syslog socket, if any.
     pub syslog: Option<String>,
+    /// Where the key comes from.
+    pub key: KeyPlaces,
 }
 
 /// The service behind every door.
@@ -160,6 +165,7 @@ pub struct Service {
     lookups: Turns,
     writers: Turns,
     watchers: Turns,
+    keys: keys::Keys,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -188,6 +194,7 @@ impl Service {
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
             watchers: Turns::new(WATCHERS_MAX, WATCHERS_EACH),
+            keys: keys::Keys::default(),
             stopping: watch::Sender::new(false),
         })
     }
@@ -235,6 +242,12 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
             }
+            Ask::Rekey(ask) => self.rekey(caller, *ask),
+            Ask::RekeyProgress => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.rekey_progress(&caller).await.map(Answer::RekeyProgress) })
+            }
+            Ask::RecoveryKey => self.recovery_key(caller),
         }
     }
 

@@ -130,12 +130,8 @@ impl Service {
         let room = self.store.room();
         let health = self.audit.health();
         let connections = (self.connections)();
-        let slot = self.keyring.slot();
         let mut warnings = settings.warnings.clone();
-        let plain = slot.kind == crate::vault::SlotKind::File;
-        if plain {
-            warnings.push("the key is a plain file: a copy of this disk opens the store".to_owned());
-        }
+        let key = self.key_status(&mut warnings)?;
         if crate::sys::memory::unlocked() {
             warnings.push("key material could not be locked in memory: raise LimitMEMLOCK".to_owned());
         }
@@ -170,12 +166,7 @@ impl Service {
                 "disk_free_bytes": room.disk_free_bytes,
                 "issue_ok": room.issue_ok,
             },
-            "key": {
-                "slot": slot.id.to_string(),
-                "kind": slot.kind.name(),
-                "origin": slot.origin,
-                "note": plain.then_some("a copy of this disk opens the store"),
-            },
+            "key": key,
             "audit": {
                 "file": self.places.audit,
                 "writable": health.writable,

@@ -58,6 +58,11 @@ pub enum StoreError {
         /// The table of the value.
         table: &'static str,
     },
+    /// The key header, which lies in clear, is not the one of the last commit: it was changed, or is an older one.
+    #[error(
+        "the key header of the store is not the one of its last commit: somebody changed it, or put an older one back; restore the store from a backup"
+    )]
+    HeaderChanged,
     /// The file can't be read or prepared, for a reason of the operating system's.
     #[error("the store can't be {doing}")]
     Io {

@@ -110,15 +110,15 @@ impl StoreFile {
             return Err(StoreError::NotEmpty);
         }
         let db = engine::open(&self.medium, self.options.cache_bytes, false)?;
-        let standing = Standing { commit: 1, generation: 0, mark: Some(mark), clean_stop: false };
+        let standing =
+            Standing { commit: 1, generation: 0, mark: Some(mark), clean_stop: false, header: schema::digest(header) };
         let written = (|| {
             let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);
             let mut tables = Tables::open(&txn)?;
             tables.meta.insert(META_FORMAT, &schema::format_bytes()[..])?;
             tables.meta.insert(META_HEADER, header)?;
-            let sealed = schema::seal(sealer, "meta", META_STANDING.as_bytes(), &standing);
-            tables.meta.insert(META_STANDING, &*sealed)?;
+            tables.meta.insert(META_STANDING, &*standing.seal(sealer))?;
             drop(tables);
             txn.commit()?;
             Ok(())
@@ -136,11 +136,13 @@ impl StoreFile {
     }
 }
 
-/// What the last commit left.
+/// What the last commit left; the header is the one that it left too.
 pub(super) fn read_standing(txn: &ReadTransaction, sealer: &dyn Sealer) -> Result<Standing, StoreError> {
     let meta = txn.open_table(META).map_err(read_error)?;
-    let standing = schema::open_meta(&meta, sealer, META_STANDING)?;
-    standing.ok_or_else(|| StoreError::Damaged { what: "its generation is missing".into() })
+    let missing = |what: &str| StoreError::Damaged { what: format!("its {what} is missing").into() };
+    let header = meta.get(META_HEADER).map_err(read_error)?.ok_or_else(|| missing("header"))?;
+    let standing = meta.get(META_STANDING).map_err(read_error)?.ok_or_else(|| missing("generation"))?;
+    Standing::open(sealer, standing.value(), header.value())
 }
 
 /// Checks the format and reads the header.

@@ -13,6 +13,7 @@
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
 //! | `journal` | the newest changes, for those who follow |
+//! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -21,6 +22,7 @@ mod error;
 mod file;
 mod hot;
 mod journal;
+mod keys;
 mod queue;
 pub mod record;
 mod room;
@@ -32,6 +34,7 @@ pub(crate) mod testing;
 mod txn;
 mod usage;
 mod versions;
+mod wipe;
 mod writer;
 
 use std::fmt;
@@ -48,10 +51,12 @@ pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
 pub use journal::JournalPage;
+pub use keys::ResealCursor;
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
 pub use txn::{Effect, Txn};
+pub use wipe::Remnant;
 
 use self::engine::{Engine, io_error};
 use self::hot::Hot;
@@ -75,6 +80,10 @@ pub trait Sealer: Send + Sync + 'static {
     fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealBroken>;
     /// A keyed hash of `value`, another one for each `tag`.
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16];
+    /// Whether a value is sealed under the key that [`Self::seal`] takes now; one that is not is to be sealed anew.
+    fn is_current(&self, _sealed: &[u8]) -> bool {
+        true
+    }
 }
 
 impl Sealer for Keyring {
@@ -88,6 +97,10 @@ impl Sealer for Keyring {
 
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16] {
         Keyring::index(self, tag, value)
+    }
+
+    fn is_current(&self, sealed: &[u8]) -> bool {
+        Keyring::is_current(self, sealed)
     }
 }
 

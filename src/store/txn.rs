@@ -29,25 +29,28 @@ pub enum Effect {
 
 /// The transaction as a job sees it, with what earlier jobs of the same batch have changed.
 pub struct Txn<'t> {
-    tables: Tables<'t>,
-    sealer: &'t dyn Sealer,
+    pub(super) tables: Tables<'t>,
+    pub(super) sealer: &'t dyn Sealer,
     hot: &'t Hot,
     now: UnixTime,
-    issue_ok: bool,
+    pub(super) issue_ok: bool,
     /// The newest generation, with those of accepted jobs.
     generation: u64,
-    job: Held,
+    pub(super) job: Held,
     changed: Vec<TokenId>,
-    wrote: bool,
+    pub(super) wrote: bool,
+    /// Of the header that an accepted job has put.
+    header_digest: Option<[u8; 32]>,
     /// The engine failed: its handle is of no more use, whatever the job makes of it.
     failed: Option<StoreError>,
 }
 
 /// What the current job has done so far.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     tokens: BTreeMap<TokenId, Change>,
     outbox: Vec<(u64, Vec<u8>)>,
+    pub(super) header: Option<Vec<u8>>,
 }
 
 struct Change {
@@ -159,7 +162,7 @@ impl Txn<'_> {
         Err(self.fail(error))
     }
 
-    fn fail(&mut self, error: redb::StorageError) -> StoreError {
+    pub(super) fn fail(&mut self, error: redb::StorageError) -> StoreError {
         let error = read_error(error);
         self.failed = Some(error.clone());
         error
@@ -177,13 +180,25 @@ impl<'t> Txn<'t> {
         generation: u64,
     ) -> Self {
         let (job, changed) = (Held::default(), Vec::new());
-        Self { tables, sealer, hot, now, issue_ok, generation, job, changed, wrote: false, failed: None }
+        Self {
+            tables,
+            sealer,
+            hot,
+            now,
+            issue_ok,
+            generation,
+            job,
+            changed,
+            wrote: false,
+            header_digest: None,
+            failed: None,
+        }
     }
 
     /// Writes what the job has held back; from here on its restrictions are seen by lookups.
     pub(super) fn accept(&mut self) -> Result<(), StoreError> {
         let job = std::mem::take(&mut self.job);
-        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty());
+        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.header.is_none());
         for (id, change) in job.tokens {
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
@@ -197,7 +212,16 @@ impl<'t> Txn<'t> {
             self.tables.outbox.insert(generation, &*sealed).map(drop).map_err(|error| self.fail(error))?;
             self.generation = generation;
         }
+        if let Some(header) = job.header {
+            self.put_meta(schema::META_HEADER, &header)?;
+            self.header_digest = Some(schema::digest(&header));
+        }
         Ok(())
+    }
+
+    /// The digest of the header, if this transaction has changed it.
+    pub(super) fn header_digest(&self) -> Option<[u8; 32]> {
+        self.header_digest
     }
 
     /// Forgets what the job has held back.

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::Told;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
-use super::schema::Standing;
 use crate::codec::{self, CodecError};
 use crate::scope::ScopeSet;
 use crate::time::UnixTime;
@@ -49,7 +48,7 @@ macro_rules! first {
     )+ };
 }
 
-first!(Standing, Vec<u8>, Told);
+first!(Vec<u8>, Told);
 
 /// The encodings of a token.
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is decoded")]

@@ -314,8 +314,9 @@ impl Writer {
                 generation: txn.generation(),
                 mark: Some(shared.clock.mark()),
                 clean_stop: also.stop,
+                header: txn.header_digest().unwrap_or(self.standing.header),
             };
-            txn.put_meta(META_STANDING, &schema::seal(sealer, "meta", META_STANDING.as_bytes(), &standing))?;
+            txn.put_meta(META_STANDING, &standing.seal(sealer))?;
             Ok(Some(Done { standing: Some(standing), seal }))
         })();
         *changed = txn.take_changed();

@@ -21,6 +21,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 #[cfg(feature = "daemon")]
 pub use digest::{Digest, digest};
 pub use format::Malformed;
+// Recovery keys are written with the same digits.
+#[cfg(feature = "daemon")]
+pub(crate) use format::{CROCKFORD, CROCKFORD_VALUE};
 #[cfg(feature = "daemon")]
 pub use generate::{IdSource, new_secret, random};
 

@@ -16,8 +16,8 @@ use bearerd::peer::Peer;
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, LENGTH_BYTES};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, Changed, ClientHello, Event, Events, Failure, Issued, Reply, Request, SecretText,
-    ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch,
+    Answer, Ask, AuditLines, Changed, ClientHello, Event, Events, Failure, Issued, Rekey, RekeyProgress, Rekeyed,
+    Reply, Request, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use bearerd::protocol::{MAGIC, VERSION};
 use bearerd::server::{Class, Counters, Handler, ServerLimits, run};
@@ -143,6 +143,14 @@ impl Fake {
             Ask::AuditSummary(handle) => Answer::Json(format!("{{\"of\":\"{}\"}}", handle.0)),
             Ask::AuditVerify => Answer::Json(r#"{"verified":true}"#.to_owned()),
             Ask::ClockReset => Answer::Time(UnixTime::from_secs(1_800_000_000)),
+            Ask::Rekey(Rekey { data: true }) | Ask::RekeyProgress => Answer::RekeyProgress(RekeyProgress::default()),
+            Ask::Rekey(_) | Ask::RecoveryKey => Answer::Rekeyed(Box::new(Rekeyed {
+                slot: "4db3cfbc236ada05".into(),
+                installed: false,
+                origin: "a test".into(),
+                dropped: Vec::new(),
+                key: Some(SecretText::new(SECRET.to_owned())),
+            })),
             _ => Answer::Error(Failure::new(ErrorCode::Internal, "not in this play")),
         };
         self.finished.fetch_add(1, Ordering::SeqCst);

@@ -132,6 +132,19 @@ pub enum Command {
     /// them are live and whose. Whoever holds a token may end it, and so may whoever finds it. No token is printed, only its
     /// head. Links met on the way are not followed; what is compressed or encoded is not looked into.
     Scan(ScanArgs),
+    /// Change the key that opens the store, or the one that its values are sealed under
+    ///
+    /// A key file is changed at once: the old key opens nothing any more when this returns. A credential is the service
+    /// manager's: the new key is printed, once and alone, to be installed, and the start that opens the store with it ends
+    /// the old one. With --data every value is sealed anew, while everything goes on. It needs the right `admin`, and is audited.
+    Rekey(RekeyArgs),
+    /// Make a recovery key and print it, this once
+    ///
+    /// For the day when the daemon's key is lost: `bearerd recover` asks for it and makes a new one. It is made to be written
+    /// down and typed: a mistyped group is named. An earlier recovery key opens nothing any more. It needs the right `admin`,
+    /// and is audited.
+    #[command(after_help = "Examples:\n  bearerctl recovery-key\n  bearerctl --quiet recovery-key | lp")]
+    RecoveryKey,
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bearerctl completions bash > /etc/bash_completion.d/bearerctl")]
     Completions {
@@ -204,6 +217,19 @@ pub struct RevokeArgs {
     /// Do not ask; tokens that are named are revoked without a question anyway
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// `bearerctl rekey`.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bearerctl rekey                # a key file: done when it returns
+  bearerctl rekey | systemd-creds encrypt --name=bearerd.master-key - /etc/credstore.encrypted/bearerd.master-key
+  bearerctl rekey --data")]
+pub struct RekeyArgs {
+    /// Seal every value under a new record key; shows how far it is. It goes on by itself when this ends, and after a restart
+    #[arg(long)]
+    pub data: bool,
 }
 
 /// `bearerctl clock …`.

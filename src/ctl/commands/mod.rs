@@ -6,6 +6,7 @@ pub(super) mod clock;
 pub(super) mod completions;
 pub(super) mod issue;
 pub(super) mod list;
+pub(super) mod rekey;
 pub(super) mod revoke;
 pub(super) mod show;
 pub(super) mod status;
