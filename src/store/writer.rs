@@ -208,7 +208,10 @@ impl Writer {
                     shared.generation.store(standing.generation, Ordering::Release);
                     self.mark_due = Instant::now() + shared.options.mark_interval;
                     shared.usage.written();
-                    self.usage_due = None;
+                    // Another commit has not written them: whoever changes something each second must not put them off.
+                    if also.usage {
+                        self.usage_due = None;
+                    }
                 }
                 if let Some(seal) = &done.seal {
                     shared.seal_written(seal);
