@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +29,9 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    Suspend(&'a Hold),
+    Resume(&'a Hold),
+    Backup(BackupAsk),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -54,6 +57,7 @@ take! {
     json: Json => String,
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
+    backup: Backup => BackupPiece,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -99,6 +103,7 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Backup(BackupAsk { after: Some(300) }), Ask::Backup(BackupAsk { after: Some(300) })),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

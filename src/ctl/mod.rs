@@ -73,6 +73,7 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
             None => commands::audit::run(*args, &connect, console),
             Some(AuditCommand::Verify) => commands::verify::run(&connect, console),
         },
+        Command::Backup(args) => commands::backup::run(&args, &connect, console),
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),

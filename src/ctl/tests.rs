@@ -16,7 +16,7 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
     Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
@@ -102,6 +102,14 @@ impl Daemon for Fake {
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         self.asked("reset".into())?;
         Ok(now())
+    }
+
+    /// Three bytes a piece, and then the last.
+    fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError> {
+        self.asked(format!("backup after {:?}", ask.after))?;
+        let got = ask.after.unwrap_or(0);
+        let next = (got < 9).then_some(got + 3);
+        Ok(BackupPiece { bytes: b"abc".to_vec(), next, generation: 7, rows: got / 3 + 1, rows_total: 4 })
     }
 }
 

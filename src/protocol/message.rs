@@ -90,6 +90,8 @@ pub enum Ask<'a> {
     Suspend(Hold),
     /// Let held tokens be good again.
     Resume(Hold),
+    /// A copy of the whole store, piece by piece.
+    Backup(BackupAsk),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -199,6 +201,13 @@ pub enum Chosen {
     Filter(Filter),
 }
 
+/// A piece of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupAsk {
+    /// The bytes that this connection has got so far, for the next piece; absent = begin.
+    pub after: Option<u64>,
+}
+
 /// A page of a listing, by id, which is by time of issue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -265,6 +274,8 @@ pub enum Answer {
     AuditLines(AuditLines),
     /// To `ClockReset`: the time that counts now.
     Time(UnixTime),
+    /// To `Backup`.
+    Backup(BackupPiece),
 }
 
 /// Why a request failed.
@@ -485,6 +496,21 @@ pub struct Changed {
     pub dry_run: bool,
     /// Members of the same families that are still good.
     pub still_good: Vec<TokenId>,
+}
+
+/// A piece of a backup. The pieces one behind the other are the file (`docs/file-format.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPiece {
+    /// The bytes; values in them are sealed.
+    pub bytes: Vec<u8>,
+    /// What to ask for next, which is how many bytes there are so far; `None` behind the last piece.
+    pub next: Option<u64>,
+    /// The newest change in it.
+    pub generation: u64,
+    /// Rows so far.
+    pub rows: u64,
+    /// Rows in all.
+    pub rows_total: u64,
 }
 
 /// A page of tokens.

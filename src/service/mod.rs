@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod caller;
 mod changes;
 mod hold;
@@ -47,6 +48,7 @@ use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
+use backup::Backups;
 pub use caller::Caller;
 pub use settings::Settings;
 use turns::Turns;
@@ -144,6 +146,7 @@ pub struct Service {
     readers: Turns,
     lookups: Turns,
     writers: Turns,
+    backups: Backups,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -170,6 +173,7 @@ impl Service {
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
+            backups: Backups::default(),
             stopping: watch::Sender::new(false),
         })
     }
@@ -215,6 +219,10 @@ impl Service {
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
+            }
+            Ask::Backup(ask) => {
+                let (service, caller, ask) = (Arc::clone(self), Arc::clone(caller), *ask);
+                later(async move { service.backup(&caller, ask).await.map(Answer::Backup) })
             }
         }
     }

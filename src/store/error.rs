@@ -58,6 +58,15 @@ pub enum StoreError {
         /// The table of the value.
         table: &'static str,
     },
+    /// A backup that is not whole, not ours, or not as it was made. Nothing was changed; take another one.
+    #[error("the backup {what}; nothing was changed")]
+    BadBackup {
+        /// What is wrong, as the end of a sentence.
+        what: Arc<str>,
+    },
+    /// The file of a backup can't be read.
+    #[error("the backup can't be read")]
+    BackupUnread(#[source] Arc<io::Error>),
     /// The file can't be read or prepared, for a reason of the operating system's.
     #[error("the store can't be {doing}")]
     Io {

@@ -88,6 +88,16 @@ impl StoreFile {
         guarded(|| Self::read_boot(db, sealer))
     }
 
+    /// The open engine.
+    pub(super) fn database(&self) -> Result<&Database, StoreError> {
+        self.open.as_ref().map(|(db, _)| db).ok_or(StoreError::Empty)
+    }
+
+    /// What a new file lies on.
+    pub(super) fn into_medium(self) -> (Medium, usize) {
+        (self.medium, self.options.cache_bytes)
+    }
+
     fn read_boot(db: &Database, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let txn = db.begin_read().map_err(read_error)?;
         let standing = read_standing(&txn, sealer)?;

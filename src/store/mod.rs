@@ -12,14 +12,18 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod disk;
 mod engine;
 mod error;
 mod file;
 mod hot;
+mod kept;
 mod queue;
+mod rebuild;
 pub mod record;
 mod room;
 mod scan;
@@ -45,6 +49,7 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use rebuild::Renewed;
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};

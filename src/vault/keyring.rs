@@ -8,7 +8,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::VaultError;
 use super::aead::{self, Place};
-use super::derive::{AUDIT_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
+use super::backup::BackupMac;
+use super::derive::{AUDIT_KEY, BACKUP_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
 use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedRecordKey, record_key_data, slot_data};
 use super::master::KeySource;
 use crate::sys::memory::LockedKey;
@@ -36,6 +37,7 @@ pub struct Keyring {
     digest_key: LockedKey,
     audit_key: Arc<LockedKey>,
     index_key: LockedKey,
+    backup_key: LockedKey,
     /// By growing epoch.
     record_keys: Vec<(u32, LockedKey)>,
     /// Where in `record_keys` the key in force is.
@@ -101,6 +103,11 @@ impl Keyring {
         Arc::clone(&self.audit_key)
     }
 
+    /// Begins the MAC of a whole backup.
+    pub fn backup_mac(&self) -> BackupMac {
+        BackupMac::new(&self.backup_key)
+    }
+
     /// The blinded key of `value` in the index `tag`: who reads the file sees which entries share a value, not which.
     ///
     /// `BLAKE3 keyed_hash(index key, tag length u32 LE || tag || value)`, its first 16 bytes.
@@ -155,6 +162,7 @@ impl Keyring {
             digest_key: derive(DIGEST_KEY, root)?,
             audit_key: Arc::new(derive(AUDIT_KEY, root)?),
             index_key: derive(INDEX_KEY, root)?,
+            backup_key: derive(BACKUP_KEY, root)?,
             record_keys,
             in_force: in_force.ok_or(VaultError::HeaderMalformed { problem: "the record key in force is missing" })?,
         })
