@@ -660,6 +660,26 @@ mod housekeeping {
     }
 
     /// A write-back that fails loses no use and counts none twice.
+    /// They are due some time after the first of them was noted, not after the last commit of something else.
+    #[test]
+    fn changes_do_not_put_last_uses_off() {
+        let disk = SimDisk::new();
+        let soon = StoreOptions { usage_interval: Duration::from_millis(50), ..quiet() };
+        let store = create_with(&disk, soon);
+        issued(&store, 1);
+        store.note_use(id(1), last_use(START, 2));
+        let begun = std::time::Instant::now();
+        let mut n = 2;
+        // Each commit comes long before the interval is over.
+        while begun.elapsed() < Duration::from_millis(500) {
+            issued(&store, n);
+            n += 1;
+        }
+        drop(store);
+        let (store, _) = open(&disk).unwrap();
+        assert_eq!(store.last_use(id(1)).unwrap().map(|last| last.count), Some(2));
+    }
+
     #[test]
     fn last_uses_survive_a_failed_write_back() {
         let disk = SimDisk::new();

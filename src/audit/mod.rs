@@ -18,6 +18,7 @@
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
 //! | `syslog` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
 //! | `query` `view` | reading it back: filters, pages, summaries |
+//! | `since` | what it tells of the time after a backup |
 #![forbid(unsafe_code)]
 
 mod budget;
@@ -34,6 +35,7 @@ mod receipt;
 mod recover;
 mod report;
 mod shared;
+mod since;
 mod syslog;
 mod verify;
 mod view;
@@ -60,6 +62,7 @@ pub use query::{Filter, PAGE_LINES_MAX, Page, QueryError, Summary, SummaryRow};
 pub use receipt::{Receipt, Unavailable};
 pub use recover::LogState;
 pub use report::{Health, OpenReport};
+pub use since::{Line, Since, since};
 pub use verify::{BadLine, Damage, Said, VerifyReport, verify};
 
 use budget::Budget;

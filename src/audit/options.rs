@@ -35,7 +35,8 @@ pub enum AuditError {
     /// again. Nothing has been written. The daemon refuses to start with this store.
     #[error(
         "the store is older than the audit log (generation {store}, the log knows {}): a backup was put back, and tokens \
-         revoked since would be good again; put the newer store back, or keep this one unused", report.newest_generation
+         revoked since would be good again; put the newer store back, or run `bearerd restore --accept-rollback`, which ends again what the \
+         log knows as ended", report.newest_generation
     )]
     RolledBack {
         /// The store's generation.

@@ -26,6 +26,8 @@ pub(super) struct LineView<'a> {
     pub(super) peer: Option<PeerView<'a>>,
     #[serde(borrow, default)]
     pub(super) from: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) note: Option<Cow<'a, str>>,
     #[serde(default)]
     pub(super) count: Option<u64>,
     #[serde(borrow, default)]

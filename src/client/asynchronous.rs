@@ -35,8 +35,8 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke,
-    TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Issue, Issued, List, Rekey, RekeyProgress,
+    Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -156,6 +156,14 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn audit_summary(&self, handle: &Handle) -> Result<String, ClientError> {
         message::json(self.long(Question::AuditSummary(handle), Repeat::Harmless).await?)
+    }
+
+    /// A piece of a backup: the first, or the next behind `next` of the one before. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; then begin again with the first.
+    pub async fn backup(&self, ask: BackupAsk) -> Result<BackupPiece, ClientError> {
+        message::backup(self.long(Question::Backup(ask), Repeat::Unbegun).await?)
     }
 
     /// Checks the audit log's chain: a JSON object.

@@ -41,8 +41,8 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed,
-    Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Rekey,
+    RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -181,6 +181,14 @@ impl Client {
     /// Any [`ClientError`].
     pub fn audit_summary(&mut self, handle: &Handle) -> Result<String, ClientError> {
         message::json(self.read(Question::AuditSummary(handle))?)
+    }
+
+    /// A piece of a backup: the first, or the next behind `next` of the one before. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; then begin again with the first.
+    pub fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, ClientError> {
+        message::backup(self.exchange(Question::Backup(ask), Repeat::Unbegun, self.options.long_timeout)?)
     }
 
     /// Checks the audit log's chain: a JSON object.

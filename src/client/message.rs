@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Events, Handle, Hold, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed,
-    Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Events, Handle, Hold, Issue, Issued, List, Rekey,
+    RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -38,6 +38,7 @@ pub(super) enum Question<'a> {
     Rekey(Rekey),
     RekeyProgress,
     RecoveryKey,
+    Backup(BackupAsk),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -66,6 +67,7 @@ take! {
     events: Events => Events,
     rekeyed: Rekeyed => Box<Rekeyed>,
     rekey_progress: RekeyProgress => RekeyProgress,
+    backup: Backup => BackupPiece,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -115,6 +117,7 @@ mod tests {
             (Question::Rekey(Rekey { data: true }), Ask::Rekey(Rekey { data: true })),
             (Question::RekeyProgress, Ask::RekeyProgress),
             (Question::RecoveryKey, Ask::RecoveryKey),
+            (Question::Backup(BackupAsk { after: Some(300) }), Ask::Backup(BackupAsk { after: Some(300) })),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

@@ -10,10 +10,18 @@ use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Event, Handle, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, TokenInfo,
-    Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Handle, Issue, Issued, List, RekeyProgress,
+    Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
+
+/// Events as they come.
+pub(super) trait Events {
+    /// Waits for the next; `None` when the daemon has ended the stream.
+    fn next(&mut self) -> Option<Result<Event, CtlError>>;
+    /// What to go on after.
+    fn seq(&self) -> u64;
+}
 
 /// The daemon, as the commands ask it. JSON comes as the daemon wrote it.
 pub(super) trait Daemon {
@@ -34,14 +42,7 @@ pub(super) trait Daemon {
     fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError>;
     fn recovery_key(&mut self) -> Result<Rekeyed, CtlError>;
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
-}
-
-/// Events as they come.
-pub(super) trait Events {
-    /// Waits for the next; `None` when the daemon has ended the stream.
-    fn next(&mut self) -> Option<Result<Event, CtlError>>;
-    /// What to go on after.
-    fn seq(&self) -> u64;
+    fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError>;
 }
 
 /// How long an answer may take.
@@ -75,6 +76,16 @@ fn retry(path: &Path) -> Duration {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Duration::ZERO,
         _ => CONNECT_RETRY,
+    }
+}
+
+impl Events for Watch {
+    fn next(&mut self) -> Option<Result<Event, CtlError>> {
+        Some(Iterator::next(self)?.map_err(CtlError::from))
+    }
+
+    fn seq(&self) -> u64 {
+        Self::seq(self)
     }
 }
 
@@ -142,15 +153,9 @@ impl Daemon for Client {
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {
         Ok(Box::new(Self::watch(self, since)?))
     }
-}
 
-impl Events for Watch {
-    fn next(&mut self) -> Option<Result<Event, CtlError>> {
-        Some(Iterator::next(self)?.map_err(CtlError::from))
-    }
-
-    fn seq(&self) -> u64 {
-        Self::seq(self)
+    fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError> {
+        Ok(self.backup(ask)?)
     }
 }
 

@@ -85,6 +85,20 @@ pub enum CtlError {
         /// Why.
         source: io::Error,
     },
+    /// A file is there, and nobody said that it may go.
+    #[error("{} exists already: name another file, or give --force to put the new one in its place", .path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file that was named can't be written.
+    #[error("can't write {path}: {source}; nothing of that name was changed", path = .path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Ctrl-C at the prompt.
     #[error("interrupted")]
     Interrupted,
@@ -130,14 +144,19 @@ impl CtlError {
     /// The exit status.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Argument(_) | Self::TokenInArguments | Self::NoToken(_) | Self::Read { .. } => USAGE,
+            Self::Usage(_)
+            | Self::Argument(_)
+            | Self::TokenInArguments
+            | Self::NoToken(_)
+            | Self::Read { .. }
+            | Self::Exists { .. } => USAGE,
             Self::BadToken(_) => BAD_DATA,
             Self::Interrupted => 130,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
             Self::Refused(failure) => status_of(failure.code),
-            Self::Output(_) | Self::TokenLost { .. } | Self::KeyLost { .. } => OUTPUT,
+            Self::Output(_) | Self::TokenLost { .. } | Self::KeyLost { .. } | Self::Write { .. } => OUTPUT,
         }
     }
 
@@ -148,6 +167,8 @@ impl CtlError {
             Self::TokenInArguments => "token_in_arguments",
             Self::BadToken(_) => "bad_token",
             Self::Read { .. } => "unreadable",
+            Self::Exists { .. } => "exists",
+            Self::Write { .. } => "unwritable",
             Self::Interrupted => "interrupted",
             Self::Unreachable(_) => "unreachable",
             Self::Timeout(_) => "timeout",

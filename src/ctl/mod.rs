@@ -75,6 +75,7 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
             Some(AuditCommand::Verify) => commands::verify::run(&connect, console),
         },
         Command::Watch(args) => commands::watch::run(&args, &connect, console),
+        Command::Backup(args) => commands::backup::run(&args, &connect, console),
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
         Command::Scan(args) => scan::run(args, &connect, console),

@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Event, Failure, Handle, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke,
-    SecretText, TokenInfo, Tokens, Validate, Verdict, Which,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Failure, Handle, Issue, Issued, List,
+    RekeyProgress, Rekeyed, Revoke, SecretText, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -49,6 +49,26 @@ impl Fake {
             Some(error) => Err(error),
             None => Ok(script),
         }
+    }
+}
+
+/// A stream of events that was thought up.
+struct Stream {
+    seq: u64,
+    left: VecDeque<Result<Event, CtlError>>,
+}
+
+impl Events for Stream {
+    fn next(&mut self) -> Option<Result<Event, CtlError>> {
+        let next = self.left.pop_front();
+        if let Some(Ok(event)) = &next {
+            self.seq = event.seq;
+        }
+        next
+    }
+
+    fn seq(&self) -> u64 {
+        self.seq
     }
 }
 
@@ -137,25 +157,13 @@ impl Daemon for Fake {
         let stream = self.asked(format!("watch {since:?}"))?.streams.pop_front().unwrap();
         Ok(Box::new(Stream { seq: since.unwrap_or(stream.0), left: stream.1 }))
     }
-}
 
-/// A stream of events that was thought up.
-struct Stream {
-    seq: u64,
-    left: VecDeque<Result<Event, CtlError>>,
-}
-
-impl Events for Stream {
-    fn next(&mut self) -> Option<Result<Event, CtlError>> {
-        let next = self.left.pop_front();
-        if let Some(Ok(event)) = &next {
-            self.seq = event.seq;
-        }
-        next
-    }
-
-    fn seq(&self) -> u64 {
-        self.seq
+    /// Three bytes a piece, and then the last.
+    fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError> {
+        self.asked(format!("backup after {:?}", ask.after))?;
+        let got = ask.after.unwrap_or(0);
+        let next = (got < 9).then_some(got + 3);
+        Ok(BackupPiece { bytes: b"abc".to_vec(), next, generation: 7, rows: got / 3 + 1, rows_total: 4 })
     }
 }
 

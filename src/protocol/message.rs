@@ -98,6 +98,8 @@ pub enum Ask<'a> {
     RekeyProgress,
     /// Make a recovery key, in place of an earlier one.
     RecoveryKey,
+    /// A copy of the whole store, piece by piece.
+    Backup(BackupAsk),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -207,6 +209,13 @@ pub enum Chosen {
     Filter(Filter),
 }
 
+/// A piece of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupAsk {
+    /// The bytes that this connection has got so far, for the next piece; absent = begin.
+    pub after: Option<u64>,
+}
+
 /// A page of a listing, by id, which is by time of issue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -286,6 +295,8 @@ pub enum Answer {
     Rekeyed(Box<Rekeyed>),
     /// To `Rekey` of the data, which goes on, and to `RekeyProgress`.
     RekeyProgress(RekeyProgress),
+    /// To `Backup`.
+    Backup(BackupPiece),
 }
 
 /// Why a request failed.
@@ -506,6 +517,21 @@ pub struct Changed {
     pub dry_run: bool,
     /// Members of the same families that are still good.
     pub still_good: Vec<TokenId>,
+}
+
+/// A piece of a backup. The pieces one behind the other are the file (`docs/file-format.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPiece {
+    /// The bytes; values in them are sealed.
+    pub bytes: Vec<u8>,
+    /// What to ask for next, which is how many bytes there are so far; `None` behind the last piece.
+    pub next: Option<u64>,
+    /// The newest change in it.
+    pub generation: u64,
+    /// Rows so far.
+    pub rows: u64,
+    /// Rows in all.
+    pub rows_total: u64,
 }
 
 /// A page of tokens.

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod caller;
 mod changes;
 mod events;
@@ -51,6 +52,7 @@ use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
+use backup::Backups;
 pub use caller::Caller;
 pub use keys::KeyPlaces;
 pub use settings::Settings;
@@ -166,6 +168,7 @@ pub struct Service {
     writers: Turns,
     watchers: Turns,
     keys: keys::Keys,
+    backups: Backups,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -195,6 +198,7 @@ impl Service {
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
             watchers: Turns::new(WATCHERS_MAX, WATCHERS_EACH),
             keys: keys::Keys::default(),
+            backups: Backups::default(),
             stopping: watch::Sender::new(false),
         })
     }
@@ -248,6 +252,10 @@ impl Service {
                 later(async move { service.rekey_progress(&caller).await.map(Answer::RekeyProgress) })
             }
             Ask::RecoveryKey => self.recovery_key(caller),
+            Ask::Backup(ask) => {
+                let (service, caller, ask) = (Arc::clone(self), Arc::clone(caller), *ask);
+                later(async move { service.backup(&caller, ask).await.map(Answer::Backup) })
+            }
         }
     }
 

@@ -47,6 +47,11 @@ impl Engine {
         })
     }
 
+    /// A read transaction for who must see one moment for longer than a call.
+    pub(super) fn begin(&self) -> Result<ReadTransaction, StoreError> {
+        self.hold().as_ref().ok_or(StoreError::Stopped)?.begin_read().map_err(read_error)
+    }
+
     /// Closes the database in good order, and gives the lock back.
     pub(super) fn close(&self) -> Result<(), StoreError> {
         let closed = match self.take() {

@@ -63,6 +63,15 @@ pub enum StoreError {
         "the key header of the store is not the one of its last commit: somebody changed it, or put an older one back; restore the store from a backup"
     )]
     HeaderChanged,
+    /// A backup that is not whole, not ours, or not as it was made. Nothing was changed; take another one.
+    #[error("the backup {what}; nothing was changed")]
+    BadBackup {
+        /// What is wrong, as the end of a sentence.
+        what: Arc<str>,
+    },
+    /// The file of a backup can't be read.
+    #[error("the backup can't be read")]
+    BackupUnread(#[source] Arc<io::Error>),
     /// The file can't be read or prepared, for a reason of the operating system's.
     #[error("the store can't be {doing}")]
     Io {

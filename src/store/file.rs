@@ -89,6 +89,16 @@ impl StoreFile {
         guarded(|| Self::read_boot(db, sealer))
     }
 
+    /// The open engine.
+    pub(super) fn database(&self) -> Result<&Database, StoreError> {
+        self.open.as_ref().map(|(db, _)| db).ok_or(StoreError::Empty)
+    }
+
+    /// What a new file lies on.
+    pub(super) fn into_medium(self) -> (Medium, usize) {
+        (self.medium, self.options.cache_bytes)
+    }
+
     fn read_boot(db: &Database, sealer: &dyn Sealer) -> Result<Boot, StoreError> {
         let txn = db.begin_read().map_err(read_error)?;
         let standing = read_standing(&txn, sealer)?;
@@ -110,8 +120,13 @@ impl StoreFile {
             return Err(StoreError::NotEmpty);
         }
         let db = engine::open(&self.medium, self.options.cache_bytes, false)?;
-        let standing =
-            Standing { commit: 1, generation: 0, mark: Some(mark), clean_stop: false, header: schema::digest(header) };
+        let standing = Standing {
+            commit: 1,
+            generation: 0,
+            mark: Some(mark),
+            clean_stop: false,
+            header: Some(schema::digest(header)),
+        };
         let written = (|| {
             let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);

@@ -14,16 +14,20 @@
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
 //! | `journal` | the newest changes, for those who follow |
 //! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
+//! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod disk;
 mod engine;
 mod error;
 mod file;
 mod hot;
 mod journal;
+mod kept;
 mod keys;
 mod queue;
+mod rebuild;
 pub mod record;
 mod room;
 mod scan;
@@ -52,6 +56,7 @@ pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
+pub use rebuild::Renewed;
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};

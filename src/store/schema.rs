@@ -12,7 +12,6 @@ use super::error::{StoreError, read_error};
 use super::record::TokenRecord;
 use super::versions::Stored;
 use super::{IndexTag, Sealer};
-use crate::codec;
 use crate::time::{Mark, UnixTime};
 use crate::token::TokenId;
 
@@ -58,24 +57,15 @@ pub(super) struct Standing {
     pub(super) mark: Option<Mark>,
     /// Written only by a stop in good order.
     pub(super) clean_stop: bool,
-    /// The digest of the header that this commit left: it lies in clear, and is authenticated by this.
-    pub(super) header: [u8; 32],
-}
-
-/// The formats of [`Standing`].
-#[derive(Serialize, Deserialize)]
-enum StoredStanding {
-    /// As version 0.1 wrote it.
-    V1 { commit: u64, generation: u64, mark: Option<Mark>, clean_stop: bool },
-    /// With the header's digest.
-    V2(Standing),
+    /// The digest of the header that this commit left: it lies in clear, and is authenticated by this. `None` only where
+    /// version 0.1 wrote it.
+    pub(super) header: Option<[u8; 32]>,
 }
 
 impl Standing {
     /// Seals it to its place.
     pub(super) fn seal(&self, sealer: &dyn Sealer) -> Vec<u8> {
-        let plain = Zeroizing::new(codec::encode(&StoredStanding::V2(self.clone())));
-        sealer.seal("meta", META_STANDING.as_bytes(), &plain)
+        seal(sealer, "meta", META_STANDING.as_bytes(), self)
     }
 
     /// Opens it, and holds the header against what it says.
@@ -83,17 +73,13 @@ impl Standing {
     /// # Errors
     /// [`StoreError::Broken`], [`StoreError::Damaged`], [`StoreError::HeaderChanged`].
     pub(super) fn open(sealer: &dyn Sealer, sealed: &[u8], header: &[u8]) -> Result<Self, StoreError> {
-        let plain = sealer.open("meta", META_STANDING.as_bytes(), sealed);
-        let plain = plain.map_err(|_| StoreError::Broken { table: "meta" })?;
-        let unknown =
-            |error| StoreError::Damaged { what: format!("its standing {error}, or a newer version wrote it").into() };
-        match codec::decode::<StoredStanding>(&plain).map_err(unknown)? {
-            StoredStanding::V1 { commit, generation, mark, clean_stop } => {
-                Ok(Self { commit, generation, mark, clean_stop, header: digest(header) })
-            }
-            StoredStanding::V2(standing) if standing.header == digest(header) => Ok(standing),
-            StoredStanding::V2(_) => Err(StoreError::HeaderChanged),
+        let mut standing: Self = open(sealer, "meta", META_STANDING.as_bytes(), sealed)?;
+        let digest = digest(header);
+        if standing.header.is_some_and(|there| there != digest) {
+            return Err(StoreError::HeaderChanged);
         }
+        standing.header = Some(digest);
+        Ok(standing)
     }
 }
 

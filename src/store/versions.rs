@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::Told;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
+use super::schema::Standing;
 use crate::codec::{self, CodecError};
 use crate::scope::ScopeSet;
-use crate::time::UnixTime;
+use crate::time::{Mark, UnixTime};
 use crate::token::{Digest, Kind, TokenId};
 
 /// A value with its encodings.
@@ -49,6 +50,28 @@ macro_rules! first {
 }
 
 first!(Vec<u8>, Told);
+
+/// The encodings of what every commit writes.
+#[derive(Serialize, Deserialize)]
+enum StoredStanding {
+    V1 { commit: u64, generation: u64, mark: Option<Mark>, clean_stop: bool },
+    V2(Standing),
+}
+
+impl Stored for Standing {
+    fn encode(&self) -> Vec<u8> {
+        codec::encode(&StoredStanding::V2(self.clone()))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        Ok(match codec::decode(bytes)? {
+            StoredStanding::V1 { commit, generation, mark, clean_stop } => {
+                Self { commit, generation, mark, clean_stop, header: None }
+            }
+            StoredStanding::V2(standing) => standing,
+        })
+    }
+}
 
 /// The encodings of a token.
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is decoded")]

@@ -211,7 +211,10 @@ impl Writer {
                         .send_if_modified(|newest| std::mem::replace(newest, standing.generation) != *newest);
                     self.mark_due = Instant::now() + shared.options.mark_interval;
                     shared.usage.written();
-                    self.usage_due = None;
+                    // Another commit has not written them: whoever changes something each second must not put them off.
+                    if also.usage {
+                        self.usage_due = None;
+                    }
                 }
                 if let Some(seal) = &done.seal {
                     shared.seal_written(seal);
@@ -314,7 +317,7 @@ impl Writer {
                 generation: txn.generation(),
                 mark: Some(shared.clock.mark()),
                 clean_stop: also.stop,
-                header: txn.header_digest().unwrap_or(self.standing.header),
+                header: txn.header_digest().or(self.standing.header),
             };
             txn.put_meta(META_STANDING, &standing.seal(sealer))?;
             Ok(Some(Done { standing: Some(standing), seal }))

@@ -26,6 +26,8 @@ pub(super) const AUDIT_KEY: Label = Label("bearerd 2026-11-23 audit chain");
 pub(super) const INDEX_KEY: Label = Label("bearerd 2026-11-23 blinded index keys");
 /// From the root key: wraps the record keys.
 pub(super) const WRAPPING_KEY: Label = Label("bearerd 2026-11-23 wraps record keys");
+/// From the root key: keys the MAC over a whole backup.
+pub(super) const BACKUP_KEY: Label = Label("bearerd 2026-11-23 backups as a whole");
 
 /// Derives the key of a purpose, straight into locked memory.
 pub(super) fn derive(label: Label, from: &LockedKey) -> io::Result<LockedKey> {
@@ -48,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Label; 6] = [KEY_ID, SLOT_KEY, DIGEST_KEY, AUDIT_KEY, INDEX_KEY, WRAPPING_KEY];
+    const ALL: [Label; 7] = [KEY_ID, SLOT_KEY, DIGEST_KEY, AUDIT_KEY, INDEX_KEY, WRAPPING_KEY, BACKUP_KEY];
 
     #[test]
     fn every_label_of_this_file_is_listed_and_used_once() {
@@ -71,12 +73,13 @@ mod tests {
         }
     }
 
-    const PINNED: [&str; 6] = [
+    const PINNED: [&str; 7] = [
         "eed7d9290ee65dc3eaf67e17c19f013b19fc30c76e2aca3e480a1da4087fb302",
         "302660a08cbe2e9e7ec0936b138c3fd123c6a05c5c663284d311ca0d38a8a0b5",
         "07ce67ba99b8d0e16ddcd1b835cd5acd612f8ff3088d504b68b77818c000bdab",
         "6d49ed3e86e2154c83bad9828813a03eea19cf3dcd309bd8a18f2b676334d6bd",
         "4225416e2e6c71c41c84b181b68a3f5ffd3880afaeafe47e744b3d626f3c0fa7",
         "8dbf5c3aa4f504e455e47b51e982b6e928953e4d945646adf802d5642de1697f",
+        "045ecba14a322e2f917cefbc69884ab80b485bf1027b3e8b7504002f622fa63f",
     ];
 }

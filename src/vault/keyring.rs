@@ -9,7 +9,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::VaultError;
 use super::aead::{self, Place};
-use super::derive::{AUDIT_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
+use super::backup::BackupMac;
+use super::derive::{AUDIT_KEY, BACKUP_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
 use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedRecordKey, record_key_data, slot_data};
 use super::master::KeySource;
 use super::slots::NewRecordKey;
@@ -44,6 +45,7 @@ pub struct Keyring {
     digest_key: LockedKey,
     audit_key: Arc<LockedKey>,
     index_key: LockedKey,
+    backup_key: LockedKey,
     /// Read for each value that is sealed or opened, written when a record key is put in force: years apart.
     records: RwLock<RecordKeys>,
 }
@@ -107,6 +109,11 @@ impl Keyring {
     /// Keys the chain of the audit log.
     pub fn audit_key(&self) -> Arc<LockedKey> {
         Arc::clone(&self.audit_key)
+    }
+
+    /// Begins the MAC of a whole backup.
+    pub fn backup_mac(&self) -> BackupMac {
+        BackupMac::new(&self.backup_key)
     }
 
     /// The blinded key of `value` in the index `tag`: who reads the file sees which entries share a value, not which.
@@ -199,6 +206,7 @@ impl Keyring {
             audit_key: Arc::new(derive(AUDIT_KEY, root)?),
             index_key: derive(INDEX_KEY, root)?,
             records: RwLock::new(RecordKeys { keys: record_keys, in_force }),
+            backup_key: derive(BACKUP_KEY, root)?,
         })
     }
 }

@@ -11,6 +11,7 @@
 //!                                       ├── digest key      what is stored of a token's secret
 //!                                       ├── audit key       the chain of audit.log
 //!                                       ├── index key       blinded index keys of the store
+//!                                       ├── backup key      the MAC over a whole backup
 //!                                       └── wrapping key ─► record keys 1, 2, …   every value of the store
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! outside locked memory but for the time of one computation (I3). Layouts: `docs/file-format.md`.
 
 mod aead;
+mod backup;
 mod derive;
 mod header;
 mod keyring;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 
 use crate::sys::files::FileError;
 
+pub use backup::BackupMac;
 pub use header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedKey, WrappedRecordKey};
 pub use keyring::{Keyring, SlotInfo};
 pub use master::{CREDENTIAL, KeySource};

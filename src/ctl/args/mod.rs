@@ -4,6 +4,7 @@
 //! clap repeats bad values in its messages.
 
 mod audit;
+mod backup;
 mod filter;
 mod issue;
 mod list;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
+pub use backup::BackupArgs;
 pub use filter::FilterArgs;
 pub use issue::IssueArgs;
 pub use list::ListArgs;
@@ -117,6 +119,12 @@ pub enum Command {
     /// object with the event `gap`, and goes on after it. A daemon that is restarted is waited for. Ends with Ctrl-C, or
     /// when nobody reads what it prints.
     Watch(WatchArgs),
+    /// Write a copy of the store to a file, while the daemon goes on
+    ///
+    /// All of one moment, still encrypted: to restore it (bearerd restore) its key is needed as well, so keep a copy of that
+    /// too, elsewhere. The file has mode 0600 and gets its name once it is whole. Needs the right admin; it stands in the
+    /// audit log.
+    Backup(BackupArgs),
     /// Show how the daemon, its store, keys, audit and clock are
     Status,
     /// The time that lives of tokens are measured by

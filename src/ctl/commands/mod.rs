@@ -2,6 +2,7 @@
 //! exit status.
 
 pub(super) mod audit;
+pub(super) mod backup;
 pub(super) mod clock;
 pub(super) mod completions;
 pub(super) mod issue;
