@@ -276,6 +276,7 @@ pub(super) fn live_range(prefix: &[u8; 16], now: UnixTime) -> ([u8; 40], [u8; 40
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::{KeySource, Keyring, SlotKind};
 
     #[test]
     fn a_format_that_needs_a_newer_reader_is_refused() {
@@ -287,6 +288,22 @@ mod tests {
         for unreadable in [&[][..], &[1, 0, 1], &[1, 0, 1, 0, 0]] {
             assert!(matches!(check_format(unreadable), Err(StoreError::Damaged { .. })));
         }
+    }
+
+    /// I9: a standing of version 0.1 has no digest, and takes the header as it is; one that has takes no other.
+    #[test]
+    fn a_standing_of_either_format_opens() {
+        let source = KeySource::random(SlotKind::File, "a test").unwrap();
+        let sealer: Box<dyn Sealer> = Box::new(Keyring::create(&source, UnixTime::EPOCH).unwrap().0);
+        // V1, 5 commits, generation 300, no mark, a clean stop.
+        let first = sealer.seal("meta", b"standing", &[0, 5, 0xac, 2, 0, 1]);
+        let standing = Standing::open(&*sealer, &first, b"header").unwrap();
+        assert_eq!((standing.commit, standing.generation, standing.clean_stop), (5, 300, true));
+        let second = standing.seal(&*sealer);
+        assert_eq!(Standing::open(&*sealer, &second, b"header").unwrap(), standing);
+        assert!(matches!(Standing::open(&*sealer, &second, b"Header"), Err(StoreError::HeaderChanged)));
+        let newer = sealer.seal("meta", b"standing", &[2, 5, 0xac, 2, 0, 1]);
+        assert!(matches!(Standing::open(&*sealer, &newer, b"header"), Err(StoreError::Damaged { .. })));
     }
 
     #[test]
