@@ -16,12 +16,12 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// A feed that begins with the first answer.
-    pub(super) fn begun(answer: Answer) -> Result<Self, ClientError> {
+    /// A feed that begins with the first answer to a request for what is after `since`.
+    pub(super) fn begun(since: Option<u64>, answer: Answer) -> Result<Self, ClientError> {
         let mut feed = Self { waiting: VecDeque::new(), seq: 0, through: 0, over: false };
         feed.take(answer)?;
         if let Some(first) = feed.waiting.front() {
-            feed.seq = first.seq.saturating_sub(1);
+            feed.seq = since.unwrap_or(first.seq.saturating_sub(1));
         }
         Ok(feed)
     }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_to_go_on_after_is_what_was_handed_out() {
-        let mut feed = Feed::begun(answer(&[], 7, false)).unwrap();
+        let mut feed = Feed::begun(None, answer(&[], 7, false)).unwrap();
         assert_eq!((feed.seq(), feed.next().is_none()), (7, true));
         feed.take(answer(&[9, 12], 15, false)).unwrap();
         assert_eq!(feed.seq(), 7, "nothing was handed out yet");
@@ -91,17 +91,18 @@ mod tests {
         assert!(feed.is_over());
         assert_eq!((feed.next().unwrap().seq, feed.seq()), (16, 16));
         // With events in the first answer: not one of them counts before it was handed out.
-        assert_eq!(Feed::begun(answer(&[4, 5], 5, false)).unwrap().seq(), 3);
+        assert_eq!(Feed::begun(None, answer(&[4, 5], 5, false)).unwrap().seq(), 3);
+        assert_eq!(Feed::begun(Some(1), answer(&[4, 5], 5, false)).unwrap().seq(), 1);
     }
 
     #[test]
     fn what_does_not_grow_or_is_no_event_is_the_end() {
         let failure = Answer::Error(Failure::new(ErrorCode::NotPermitted, "no"));
         for bad in [answer(&[9, 8], 9, false), answer(&[9], 8, false), answer(&[7], 9, false), failure] {
-            let mut feed = Feed::begun(answer(&[], 7, false)).unwrap();
+            let mut feed = Feed::begun(None, answer(&[], 7, false)).unwrap();
             assert!(feed.take(bad).is_err());
             assert!(feed.is_over());
         }
-        assert!(Feed::begun(Answer::Json(String::new())).is_err());
+        assert!(Feed::begun(None, Answer::Json(String::new())).is_err());
     }
 }

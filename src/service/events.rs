@@ -156,7 +156,7 @@ impl Follower {
                 (None, _) => Ok(true),
                 // Of a token that is there no more nobody can say whose it was.
                 (Some(name), Some(id)) => {
-                    let record = service.store.lookup(id)?.record;
+                    let record = service.store.told_of(id)?;
                     Ok(record.is_some_and(|record| ownership(&record, &caller, name) == Ownership::Own))
                 }
                 (Some(_), None) => Ok(false),

@@ -9,8 +9,11 @@
 use redb::{ReadTransaction, ReadableTable};
 
 use super::error::{StoreError, read_error};
+use super::record::TokenRecord;
+use super::scan;
 use super::schema::{self, META, META_TOLD, OUTBOX, Tables};
 use super::{Sealer, Store};
+use crate::token::TokenId;
 
 /// What is kept when the disk is so full that no token is issued: room is for what restricts.
 pub(super) const KEPT_WHEN_FULL: u64 = 1024;
@@ -43,6 +46,15 @@ impl Store {
         // Before the transaction begins, so that it has all of them; and what it has beyond that may not be synced yet.
         let newest = self.generation();
         self.read(|txn, sealer| page(txn, sealer, after, newest, limit))
+    }
+
+    /// The durable record of the token that a journal's record is about. Not by [`Store::lookup`]: whoever reads old news
+    /// must not push out of its cache what is in use.
+    ///
+    /// # Errors
+    /// As [`Store::lookup`].
+    pub fn told_of(&self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        self.read(|txn, sealer| scan::record(txn, sealer, id))
     }
 
     /// Follows the newest durable generation: who has seen all up to it need not look before it changes.

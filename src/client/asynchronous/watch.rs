@@ -37,7 +37,7 @@ impl Watch {
             (Err(Broken::NoReply(None)), Err(error)) => Err(Broken::NoReply(Some(error))),
             (answer, _) => answer,
         };
-        let feed = Feed::begun(answer?).map_err(Broken::Final)?;
+        let feed = Feed::begun(since, answer?).map_err(Broken::Final)?;
         Ok(Self { wire, feed })
     }
 

@@ -44,7 +44,7 @@ impl Watch {
             Err(Unsent::Late(broken)) => return Err(broken),
             Err(Unsent::Closed { begun, source }) => return Err(connection.turned_away(begun, source)),
         }
-        let feed = Feed::begun(answer(&mut connection, deadline)?).map_err(Broken::Final)?;
+        let feed = Feed::begun(since, answer(&mut connection, deadline)?).map_err(Broken::Final)?;
         Ok(Self { connection, feed })
     }
 
