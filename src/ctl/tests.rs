@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Failure, Foreign, Handle, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke,
+    SecretText, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -33,6 +33,7 @@ struct Script {
     pages: VecDeque<Tokens>,
     audit: VecDeque<AuditLines>,
     verify: String,
+    imported: VecDeque<Vec<ImportOutcome>>,
     connects: u32,
 }
 
@@ -102,6 +103,18 @@ impl Daemon for Fake {
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         self.asked("reset".into())?;
         Ok(now())
+    }
+
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
+        let of = |entry: &ImportEntry<'_>| match entry.token {
+            Foreign::Text(text) => format!("{}={text}", entry.facts.name),
+            Foreign::Sha256(hash) => format!("{}=#{:02x}", entry.facts.name, hash[0]),
+        };
+        let what = entries.iter().map(of).collect::<Vec<_>>().join(" ");
+        let id = ID.parse().unwrap();
+        let mut script = self.asked(format!("import {what}"))?;
+        let all = || vec![ImportOutcome::Taken(id); entries.len()];
+        Ok(script.imported.pop_front().unwrap_or_else(all))
     }
 }
 

@@ -97,7 +97,12 @@ mod tests {
             plain.to_vec()
         }
 
-        fn open(&self, _: &str, _: &[u8], sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, super::super::SealBroken> {
+        fn open(
+            &self,
+            _: &str,
+            _: &[u8],
+            sealed: &[u8],
+        ) -> Result<zeroize::Zeroizing<Vec<u8>>, super::super::SealBroken> {
             Ok(zeroize::Zeroizing::new(sealed.to_vec()))
         }
 

@@ -4,7 +4,7 @@
 //! only the text is known, so what it is worth is estimated, and the estimate errs downwards: by the characters it is made
 //! of, less what is repeated, counted up or down, typed along a keyboard, or may be a word. The estimator of passwords in
 //! the crate `zxcvbn` is for what people type: it takes quadratic time and more, and brings dictionaries of megabytes into
-//! a daemon that reads this from peers. This one is linear in the text but for one bounded look back.
+//! a daemon that reads this from peers. This one looks at a text until it is worth enough, and back no further than so far.
 
 use super::{Malformed, TEXT_MAX, Token, holds_token};
 
@@ -19,10 +19,12 @@ pub const DISTINCT_MIN: usize = 6;
 const LOOK_BACK: usize = 256;
 /// A repetition, a sequence or a walk over the keyboard counts as such from this length on.
 const PATTERN_MIN: usize = 3;
-/// Letters in a row that may be a word.
-const WORD_MIN: usize = 5;
-/// What each letter of that may be worth: English text has one to two bits a letter.
-const WORD_BITS: f64 = 2.0;
+/// Letters in a row that may be a word, and what each of them may be worth.
+const WORD: (usize, f64) = (5, 2.5);
+/// The same in a text without a digit, as people write: that has one to two bits a letter.
+const PROSE: (usize, f64) = (2, 1.5);
+/// So many consonants in a row stand in hardly any word, and in most random letters.
+const CONSONANTS_MAX: usize = 5;
 /// What a sequence or a walk is worth in all: where it begins, which way it goes, how far.
 const PATTERN_BITS: f64 = 8.0;
 /// Rows of a keyboard.
@@ -42,7 +44,9 @@ pub enum Unfit {
     #[error("it looks like a token of bearerd itself: those are issued, not imported")]
     OwnForm,
     /// It could be guessed.
-    #[error("it is too weak: it could be guessed by its repetitions, sequences or words, or has too few different characters; have its system make another, random one")]
+    #[error(
+        "it is too weak: it could be guessed by its repetitions, sequences or words, or has too few different characters; have its system make another, random one"
+    )]
     Weak,
 }
 
@@ -55,7 +59,8 @@ pub fn check(text: &str) -> Result<(), Unfit> {
         let long = !(TEXT_MIN..=TEXT_MAX).contains(&text.len());
         return Err(if long { Unfit::Length } else { Unfit::NotPrintable });
     }
-    if holds_token(text) || !matches!(Token::parse(text), Err(Malformed::Length | Malformed::Prefix | Malformed::Kind)) {
+    if holds_token(text) || !matches!(Token::parse(text), Err(Malformed::Length | Malformed::Prefix | Malformed::Kind))
+    {
         return Err(Unfit::OwnForm);
     }
     if strength_bits(text.as_bytes()) < BITS_MIN {
@@ -73,7 +78,8 @@ pub fn may_be(text: &str) -> bool {
         && bytes.last() != Some(&b' ')
 }
 
-/// About how many guesses a text is worth, in bits, at the least; zero with too few different characters.
+/// About how many guesses a text is worth, in bits, at the least; zero with too few different characters. Counts no
+/// further than to what is enough, so that the longest text takes no more work than a short one.
 fn strength_bits(text: &[u8]) -> f64 {
     let mut seen = [false; 256];
     for &c in text {
@@ -83,19 +89,20 @@ fn strength_bits(text: &[u8]) -> f64 {
         return 0.0;
     }
     let each = alphabet(text).log2();
+    let (word_min, word_bits) = if text.iter().any(u8::is_ascii_digit) { WORD } else { PROSE };
     let mut bits = 0.0;
     let mut at = 0;
-    while at < text.len() {
+    while at < text.len() && bits < BITS_MIN {
         let repeated = repeated(text, at);
         let walked = sequence(&text[at..]).max(walk(&text[at..]));
-        let word = word(text, at);
+        let word = word(&text[at..]);
         let (len, worth) = if repeated.max(walked) >= PATTERN_MIN {
             // A repetition says from where and how far; no pattern is worth more than what it stands for.
             let pattern = if repeated >= walked { (at as f64 + 1.0).log2() + 2.0 } else { PATTERN_BITS };
             let len = repeated.max(walked);
             (len, pattern.min(each * len as f64))
-        } else if word >= WORD_MIN {
-            (word, WORD_BITS.min(each) * word as f64)
+        } else if word >= word_min {
+            (word, word_bits.min(each) * word as f64)
         } else {
             (1, each)
         };
@@ -156,12 +163,19 @@ fn walk(text: &[u8]) -> usize {
     run(true).max(run(false))
 }
 
-/// How many letters that may be a word stand at `at`: one case, or with a capital first. Only from its beginning on.
-fn word(text: &[u8], at: usize) -> usize {
+/// How many letters that may be a word stand at the beginning: one case, or with a capital first, and with vowels.
+fn word(text: &[u8]) -> usize {
     let run = |text: &[u8], kind: fn(&u8) -> bool| text.iter().take_while(|c| kind(c)).count();
-    let rest = &text[at..];
-    let capital = usize::from(rest[0].is_ascii_uppercase());
-    (capital + run(&rest[capital..], u8::is_ascii_lowercase)).max(run(rest, u8::is_ascii_uppercase))
+    let capital = usize::from(text[0].is_ascii_uppercase());
+    let len = (capital + run(&text[capital..], u8::is_ascii_lowercase)).max(run(text, u8::is_ascii_uppercase));
+    let mut consonants = 0;
+    for (at, c) in text[..len].iter().enumerate() {
+        consonants = if b"aeiouyAEIOUY".contains(c) { 0 } else { consonants + 1 };
+        if consonants == CONSONANTS_MAX {
+            return at + 1 - CONSONANTS_MAX;
+        }
+    }
+    len
 }
 
 #[cfg(test)]
@@ -226,7 +240,13 @@ mod tests {
         }
         assert_eq!(check(&long), Ok(()));
         assert_eq!(check(&format!("{long}x")), Err(Unfit::Length));
-        for bad in ["q8Zr2Lm7Xv4Tk9Wb\n", " q8Zr2Lm7Xv4Tk9Wb", "q8Zr2Lm7Xv4Tk9Wb ", "q8Zr2Lm7Xv4Tk9W\u{e4}", "q8Zr2Lm7\u{0}v4Tk9Wb"] {
+        for bad in [
+            "q8Zr2Lm7Xv4Tk9Wb\n",
+            " q8Zr2Lm7Xv4Tk9Wb",
+            "q8Zr2Lm7Xv4Tk9Wb ",
+            "q8Zr2Lm7Xv4Tk9W\u{e4}",
+            "q8Zr2Lm7\u{0}v4Tk9Wb",
+        ] {
             assert_eq!(check(bad), Err(Unfit::NotPrintable));
         }
         assert_eq!(check("q8Zr 2Lm7 Xv4T k9Wb"), Ok(()));
