@@ -277,7 +277,10 @@ mod tests {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     text.push(char::from(alphabet[(state >> 33) as usize % alphabet.len()]));
                 }
-                assert_eq!(check(&text), Ok(()), "{round}: {text}");
+                // One in two hundred of the second form has letters alone, as words have.
+                if text.bytes().any(|c| c.is_ascii_digit()) {
+                    assert_eq!(check(&text), Ok(()), "{round}: {text}");
+                }
             }
         }
     }
