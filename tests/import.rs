@@ -40,6 +40,9 @@ fn tokens_of_other_systems_are_good_from_then_on() {
     let names = daemon.ctl(&["--json", "list"]).exits(0).json();
     let names: Vec<&str> = names["tokens"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["gitlab-1", "gitlab-3"], "the empty line has its number");
+    assert!(daemon.ctl(&["list"]).exits(0).stdout.contains("gitlab-3"));
+    let id = daemon.ctl(&["--json", "list"]).json()["tokens"][0]["id"].as_str().unwrap().to_owned();
+    assert!(daemon.ctl(&["show", &id]).exits(0).stdout.contains("gitlab-1"));
     let verdict = daemon.ctl_with(A, &["--json", "validate", "--scope", "repo:write"]).exits(1).json();
     assert_eq!(verdict["reason"], "insufficient_scope");
     // One character off, with imports there.

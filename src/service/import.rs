@@ -43,6 +43,13 @@ enum Stage {
     Ready(Box<TokenRecord>),
 }
 
+/// What a transaction did.
+struct Imported {
+    outcomes: Vec<ImportOutcome>,
+    /// Some were beyond the quota.
+    over: bool,
+}
+
 impl Service {
     pub(super) fn import(self: &Arc<Self>, caller: &Arc<Caller>, entries: &[ImportEntry<'_>]) -> Now {
         if entries.is_empty() || entries.len() > BATCH_MAX {
@@ -152,7 +159,7 @@ impl Service {
         let full = caller.standing(settings).full;
         let quota = (!full).then_some(settings.tokens_per_uid);
         let (uid, peer, weight) = (caller.peer.uid, caller.peer.label(), stages.len());
-        let job = move |txn: &mut Txn<'_>| -> Result<((Vec<ImportOutcome>, bool), Vec<AuditEvent>), GivenUp> {
+        let job = move |txn: &mut Txn<'_>| -> Result<(Imported, Vec<AuditEvent>), GivenUp> {
             let mut room = match quota {
                 None => usize::MAX,
                 Some(quota) => {
@@ -190,10 +197,10 @@ impl Service {
                 announce(txn, &mut event)?;
                 events.push(event);
             }
-            Ok(((outcomes, over), events))
+            Ok((Imported { outcomes, over }, events))
         };
         match self.commit(caller, weight, job).await.map_err(|error| store_failure(&error))? {
-            Ok(((outcomes, over), lines)) => {
+            Ok((Imported { outcomes, over }, lines)) => {
                 if over {
                     self.note_limit(caller, limit_reached("tokens_per_uid", settings.tokens_per_uid).message);
                 }
