@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Handle,
-    Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Reply, Request, Revoke, SecretText,
-    ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch, Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Foreign,
+    Handle, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Reply,
+    Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -247,7 +247,23 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("rekey, data", Ask::Rekey(Rekey { data: true })),
         ("rekey-progress", Ask::RekeyProgress),
         ("recovery-key", Ask::RecoveryKey),
+        ("import", Ask::Import(vec![imported(Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"))])),
+        (
+            "import, all given",
+            Ask::Import(vec![
+                imported(Foreign::Sha256(std::array::from_fn(|i| i as u8))),
+                ImportEntry {
+                    facts: issue_full(),
+                    expires_at: Some(UnixTime::from_secs(1_796_003_600)),
+                    ..imported(Foreign::Text(TOKEN))
+                },
+            ]),
+        ),
     ]
+}
+
+fn imported(token: Foreign<'static>) -> ImportEntry<'static> {
+    ImportEntry { token, facts: issue(), expires_at: None }
 }
 
 fn replies() -> Vec<(&'static str, Answer)> {
@@ -296,6 +312,14 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 total: 1_000_000,
                 fault: Some("f".into()),
             }),
+        ),
+        (
+            "imported",
+            Answer::Imported(vec![
+                ImportOutcome::Taken(id()),
+                ImportOutcome::Already(other_id()),
+                ImportOutcome::Refused("too weak".into()),
+            ]),
         ),
     ]
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Events, Handle, Hold, Issue, Issued, List, Rekey,
-    RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Events, Handle, Hold, ImportEntry, ImportOutcome,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -39,6 +39,9 @@ pub(super) enum Question<'a> {
     RekeyProgress,
     RecoveryKey,
     Backup(BackupAsk),
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    Import(&'a [ImportEntry<'a>]),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -79,11 +82,20 @@ pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, Cli
     }
 }
 
+/// As many outcomes as there were tokens, or none of them counts.
+pub(super) fn imported(answer: Answer, asked: usize) -> Result<Vec<ImportOutcome>, ClientError> {
+    match answer {
+        Answer::Imported(outcomes) if outcomes.len() == asked => Ok(outcomes),
+        Answer::Error(failure) => Err(failure.into()),
+        _ => Err(OTHER),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Request, Which};
+    use crate::protocol::message::{Ask, Foreign, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -101,6 +113,10 @@ mod tests {
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
         let batch = vec![validate.clone(), validate.clone()];
+        let import = vec![
+            ImportEntry { token: Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"), facts: issue.clone(), expires_at: None },
+            ImportEntry { token: Foreign::Sha256([200; 32]), facts: Issue::default(), expires_at: Some(UnixTime::MAX) },
+        ];
         let pairs = [
             (Question::Validate(&validate), Ask::Validate(validate.clone())),
             (Question::ValidateBatch(&batch), Ask::ValidateBatch(batch.clone())),
@@ -118,6 +134,7 @@ mod tests {
             (Question::RekeyProgress, Ask::RekeyProgress),
             (Question::RecoveryKey, Ask::RecoveryKey),
             (Question::Backup(BackupAsk { after: Some(300) }), Ask::Backup(BackupAsk { after: Some(300) })),
+            (Question::Import(&import), Ask::Import(import.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

@@ -10,8 +10,8 @@ use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Handle, Issue, Issued, List, RekeyProgress,
-    Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Handle, ImportEntry, ImportOutcome, Issue, Issued,
+    List, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -43,6 +43,7 @@ pub(super) trait Daemon {
     fn recovery_key(&mut self) -> Result<Rekeyed, CtlError>;
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
     fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError>;
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError>;
 }
 
 /// How long an answer may take.
@@ -156,6 +157,10 @@ impl Daemon for Client {
 
     fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError> {
         Ok(self.backup(ask)?)
+    }
+
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
+        Ok(self.import(entries)?)
     }
 }
 

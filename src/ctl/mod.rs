@@ -11,9 +11,11 @@ pub mod args;
 mod commands;
 pub mod console;
 mod daemon;
+mod entry;
 pub mod error;
 pub(crate) mod input;
 mod leak;
+mod lines;
 pub mod render;
 mod scan;
 
@@ -81,6 +83,7 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         Command::Scan(args) => scan::run(args, &connect, console),
         Command::Rekey(args) => commands::rekey::run(args, &connect, console),
         Command::RecoveryKey => commands::rekey::recovery_key(&connect, console),
+        Command::Import(args) => commands::import::run(*args, &connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),
     }
 }

@@ -146,6 +146,7 @@ async fn serve(start: Start) -> Result<(), Failure> {
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
+    running.service.settle_alerts().await;
     running.end(ended).await
 }
 

@@ -16,17 +16,21 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod backup;
 mod caller;
 mod changes;
 mod events;
 mod hold;
+mod import;
 mod keys;
 mod orders;
+mod presented;
 mod reseal;
 mod settings;
 mod trail;
 mod turns;
+mod uses;
 mod validate;
 mod views;
 
@@ -52,6 +56,7 @@ use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
+use alerts::Alerts;
 use backup::Backups;
 pub use caller::Caller;
 pub use keys::KeyPlaces;
@@ -163,6 +168,7 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
+    alerts: Alerts,
     readers: Turns,
     lookups: Turns,
     writers: Turns,
@@ -193,6 +199,7 @@ impl Service {
             rates: RateLimiter::default(),
             issues: RateLimiter::default(),
             finders: RateLimiter::default(),
+            alerts: Alerts::default(),
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
@@ -240,6 +247,7 @@ impl Service {
                 later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
             }
             Ask::Watch(request) => self.watch(caller, *request),
+            Ask::Import(entries) => self.import(caller, entries),
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
             Ask::ClockReset => {

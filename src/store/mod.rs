@@ -15,6 +15,7 @@
 //! | `journal` | the newest changes, for those who follow |
 //! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
 //! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
+//! | `imports` | imported tokens, by their digest |
 #![forbid(unsafe_code)]
 
 pub mod backup;
@@ -23,6 +24,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod imports;
 mod journal;
 mod kept;
 mod keys;
@@ -274,6 +276,10 @@ impl Store {
             fault: watch::Sender::new(None),
         });
         let commits = Writer::start(Arc::clone(&shared), standing)?;
+        // After its first commit, which makes the tables that an older version did not have.
+        if shared.engine.read(imports::any)? {
+            shared.hot.knows_imports();
+        }
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || commits.run())

@@ -5,6 +5,7 @@ pub(super) mod audit;
 pub(super) mod backup;
 pub(super) mod clock;
 pub(super) mod completions;
+pub(super) mod import;
 pub(super) mod issue;
 pub(super) mod list;
 pub(super) mod rekey;
