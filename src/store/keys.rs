@@ -8,7 +8,7 @@
 use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table};
 
 use super::error::{StoreError, read_error};
-use super::schema::{META, META_FORMAT, META_HEADER, OUTBOX, TOKENS, Tables, USAGE};
+use super::schema::{IMPORTS, META, META_FORMAT, META_HEADER, OUTBOX, TOKENS, Tables, USAGE};
 use super::txn::Txn;
 use super::{Sealer, Store};
 
@@ -165,7 +165,7 @@ macro_rules! sealed {
 }
 
 /// Every table with sealed values. A new one is added here.
-const SEALED: [SealedTable; 4] = [
+const SEALED: [SealedTable; 5] = [
     sealed!(meta, META, |name| {
         let clear = [META_FORMAT, META_HEADER].iter().any(|clear| clear.as_bytes() == name);
         (!clear).then(|| name.to_vec())
@@ -173,6 +173,7 @@ const SEALED: [SealedTable; 4] = [
     sealed!(tokens, TOKENS, as_it_is),
     sealed!(outbox, OUTBOX, big_endian),
     sealed!(usage, USAGE, as_it_is),
+    sealed!(imports, IMPORTS, as_it_is),
 ];
 
 /// Bytes are sealed to as they are.
