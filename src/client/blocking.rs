@@ -37,8 +37,8 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
-    Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 

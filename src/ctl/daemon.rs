@@ -10,7 +10,8 @@ use crate::client::blocking::Client;
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens,
+    Validate, Verdict,
 };
 use crate::time::UnixTime;
 

@@ -134,7 +134,12 @@ impl CtlError {
     /// The exit status.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Argument(_) | Self::TokenInArguments | Self::NoToken(_) | Self::Read { .. } | Self::Exists { .. } => USAGE,
+            Self::Usage(_)
+            | Self::Argument(_)
+            | Self::TokenInArguments
+            | Self::NoToken(_)
+            | Self::Read { .. }
+            | Self::Exists { .. } => USAGE,
             Self::BadToken(_) => BAD_DATA,
             Self::Interrupted => 130,
             Self::Unreachable(_) => UNREACHABLE,

@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText,
+    TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 

@@ -11,6 +11,7 @@ mod exit;
 mod log;
 pub mod open;
 pub mod reload;
+mod restore;
 mod serve;
 
 use std::path::Path;
@@ -43,7 +44,11 @@ pub fn main() -> ExitCode {
         return demo::run();
     }
     log::start(args.log_level.into());
-    let done = if args.check_config { check_config(&args) } else { run(&args) };
+    let done = match &args.command {
+        Some(Command::Restore(restore)) => restore::run(&args, restore),
+        _ if args.check_config => check_config(&args),
+        _ => run(&args),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),

@@ -8,6 +8,7 @@
 pub mod filter;
 pub mod issue;
 pub mod rate;
+pub mod replay;
 pub mod revoke;
 pub mod validate;
 pub mod view;

@@ -124,7 +124,7 @@ impl Service {
         let (generation, ended) = (snapshot.generation(), snapshot.ended());
         if first {
             self.note_backup(Some(caller), "begun", format!("backup of generation {generation}, {rows_total} rows"));
-                self.audit.barrier().await.map_err(|_| {
+            self.audit.barrier().await.map_err(|_| {
                 self.backups.leave(begun);
                 audit_unavailable()
             })?;
