@@ -104,7 +104,8 @@ pub fn since(
         let Some(line) = line(raw.body) else { return };
         found.newest_generation = found.newest_generation.max(line.generation);
         found.newest_time = Some(line.time);
-        if line.generation > generation && line.is_change() {
+        // A counted use is a change too; that others carry a number which was another's hides no hole of a whole file.
+        if line.generation > generation && (line.is_change() || line.event == EventKind::Use) {
             found.seen.insert(line.generation);
         }
         show(line);

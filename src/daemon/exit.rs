@@ -13,6 +13,8 @@ use crate::vault::VaultError;
 
 /// Wrong arguments.
 pub const USAGE: u8 = 64;
+/// What is to be restored is no good.
+pub const BAD_DATA: u8 = 65;
 /// A disk or a system call failed: systemd starts the daemon again.
 pub const IO: u8 = 74;
 /// Its own checks refuse: an owner, a mode, a store that is older than its log.
@@ -51,7 +53,7 @@ pub enum Failure {
     #[error(transparent)]
     Inherit(#[from] InheritError),
     /// The store is gone, but its audit log is there.
-    #[error("there is no store {}, but the audit log {} is not empty: a store is never begun anew by itself. Put the store back from a backup; or, to begin anew with no tokens, move that log away", .store.display(), .log.display())]
+    #[error("there is no store {}, but the audit log {} is not empty: a store is never begun anew by itself. Put the store back from a backup (bearerd restore FILE); or, to begin anew with no tokens, move that log away", .store.display(), .log.display())]
     StoreGone {
         /// Where the store should be.
         store: PathBuf,
@@ -76,6 +78,48 @@ pub enum Failure {
         /// That user's name, or `#` and the uid.
         user: String,
     },
+    /// What is to be restored can't be opened.
+    #[error("can't open {path}: {source}", path = .path.display())]
+    BackupFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is to be restored is no good. Nothing was touched.
+    #[error("{}: {source}", .path.display())]
+    BadBackup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StoreError,
+    },
+    /// It is of another store than the one that is there. Nothing was touched.
+    #[error("{what}: give --replace-other if it is to take its place all the same; nothing was changed")]
+    OtherStore {
+        /// What is of another store.
+        what: String,
+    },
+    /// It is older than what is known here. Nothing was touched.
+    #[error("{} has the changes up to {backup}, and here they are known up to {newest}: {forgotten} changes would be forgotten, and tokens that were ended by them ({ended} known) would be good again. Take a newer backup, or give --accept-rollback, which ends again what the audit log knows; nothing was changed", .path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its newest generation.
+        backup: u64,
+        /// The newest that is known.
+        newest: u64,
+        /// How many lie between.
+        forgotten: u64,
+        /// How many of these are known to restrict.
+        ended: usize,
+    },
+    /// Root could not become the user whose the store is.
+    #[error("root could not go on as the user whose the store's directory is: {0}; run it as that user")]
+    NotThatUser(#[source] nix::Error),
+    /// The summary can't be shown; the store is restored.
+    #[error("the store is restored, but that can't be said: {0}")]
+    Output(String),
     /// A name in the configuration is unknown (`--check-config`).
     #[error("{0}")]
     Unresolved(String),
@@ -108,14 +152,24 @@ impl Failure {
             Self::Vault(VaultError::File(error)) => file_status(error),
             Self::Vault(_) => CONFIG,
             Self::Store { source, .. } => match source {
-                StoreError::Io { .. } | StoreError::Read(_) | StoreError::NotWritten(_) | StoreError::Fatal(_) => IO,
+                StoreError::Io { .. }
+                | StoreError::BackupUnread(_)
+                | StoreError::Read(_)
+                | StoreError::NotWritten(_)
+                | StoreError::Fatal(_) => IO,
                 _ => REFUSED,
             },
             Self::Audit(AuditError::Unsafe { .. } | AuditError::RolledBack { .. }) => REFUSED,
             Self::Audit(_) => IO,
-            Self::StoreGone { .. } | Self::Unsynced { .. } | Self::KeyThere { .. } | Self::OtherUser { .. } => REFUSED,
+            Self::StoreGone { .. }
+            | Self::Unsynced { .. }
+            | Self::KeyThere { .. }
+            | Self::OtherUser { .. }
+            | Self::OtherStore { .. }
+            | Self::Older { .. } => REFUSED,
             Self::NoRecoveryKey => USAGE,
-            Self::Input(_) => IO,
+            Self::BadBackup { .. } => BAD_DATA,
+            Self::Input(_) | Self::BackupFile { .. } | Self::NotThatUser(_) | Self::Output(_) => IO,
             Self::Socket(SocketError::System { .. }) => IO,
             Self::Socket(_) => REFUSED,
             Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,

@@ -12,6 +12,7 @@ mod log;
 pub mod open;
 mod recover;
 pub mod reload;
+mod restore;
 mod serve;
 
 use std::path::Path;
@@ -44,8 +45,9 @@ pub fn main() -> ExitCode {
         return demo::run();
     }
     log::start(args.log_level.into());
-    let done = match args.command {
+    let done = match &args.command {
         Some(Command::Recover) => recover::run(&args),
+        Some(Command::Restore(restore)) => restore::run(&args, restore),
         _ if args.check_config => check_config(&args),
         _ => run(&args),
     };

@@ -55,7 +55,7 @@ pub struct Listener {
 }
 
 /// The audit key, for the chain.
-struct ChainKey(Arc<LockedKey>);
+pub(super) struct ChainKey(pub(super) Arc<LockedKey>);
 
 impl AuditMac for ChainKey {
     fn mac(&self, previous: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
@@ -115,7 +115,7 @@ fn open_with(
 }
 
 /// Directories that are missing are made, private; those that are there must be private already.
-fn prepare_directories(config: &Config, uid: u32) -> Result<(), Failure> {
+pub(super) fn prepare_directories(config: &Config, uid: u32) -> Result<(), Failure> {
     for file in [&config.store.path, &config.key_file] {
         let dir = parent(file);
         files::create_private_dir(dir, PRIVATE_DIR)?;
@@ -132,7 +132,7 @@ fn prepare_directories(config: &Config, uid: u32) -> Result<(), Failure> {
 
 /// One daemon starts at a time, until the store itself is locked and has its name: two that both found none would take
 /// each other's unfinished file, and write to one log.
-fn start_alone(store: &Path) -> Result<fs::File, Failure> {
+pub(super) fn start_alone(store: &Path) -> Result<fs::File, Failure> {
     let failed = store_failure(store);
     let dir = fs::File::open(parent(store)).map_err(|error| failed(store_io("begun alone", error)))?;
     match dir.try_lock() {
@@ -142,11 +142,11 @@ fn start_alone(store: &Path) -> Result<fs::File, Failure> {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn store_failure(path: &Path) -> impl Fn(StoreError) -> Failure {
+pub(super) fn store_failure(path: &Path) -> impl Fn(StoreError) -> Failure {
     move |source| Failure::Store { path: path.to_owned(), source }
 }
 
@@ -224,7 +224,7 @@ fn known_log(file: &Path) -> Option<PathBuf> {
     fs::read_dir(parent(file)).ok()?.flatten().map(|entry| entry.path()).filter(is_ours).min()
 }
 
-fn store_io(doing: &'static str, cause: std::io::Error) -> StoreError {
+pub(super) fn store_io(doing: &'static str, cause: std::io::Error) -> StoreError {
     StoreError::Io { doing, cause: Arc::new(cause) }
 }
 

@@ -11,6 +11,7 @@ pub mod first_use;
 pub mod import;
 pub mod issue;
 pub mod rate;
+pub mod replay;
 pub mod revoke;
 pub mod validate;
 pub mod view;

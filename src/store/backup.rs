@@ -34,6 +34,8 @@ pub const MAGIC: &[u8; 17] = b"bearerd-backup-1\n";
 const MAGIC_ANY: &[u8] = b"bearerd-backup-";
 /// Stands where the number of a table would, behind the last row.
 const END: u8 = 0xff;
+/// In the table `meta`, where audit records are kept longer than audit.log needs: up to which generation it has all.
+const META_TOLD: &[u8] = b"told";
 /// Bytes of a MAC.
 const MAC_BYTES: usize = 32;
 /// Longest head: the key header and the names of the tables.
@@ -303,13 +305,14 @@ impl Backup {
         mac: BackupMac,
         token: &mut dyn FnMut(TokenRecord),
     ) -> Result<Boot, StoreError> {
-        let (mut standing, mut seal, mut outbox) = (None, None, Vec::new());
+        let (mut standing, mut seal, mut told, mut outbox) = (None, None, 0, Vec::new());
         self.rows(input, mac, &mut |row| {
             let plain = open(sealer, &row)?;
             match row.table.name() {
                 "tokens" => token(self.record(&row, &plain)?),
                 "meta" if row.key == META_STANDING.as_bytes() => standing = Standing::decode(&plain).ok(),
                 "meta" if row.key == META_SEAL.as_bytes() => seal = <Vec<u8>>::decode(&plain).ok(),
+                "meta" if row.key == META_TOLD => told = told_through(&plain),
                 "outbox" => {
                     let generation = row.key.try_into().map_err(|_| bad("has a row with a wrong key"))?;
                     outbox.push((u64::from_be_bytes(generation), plain.to_vec()));
@@ -323,6 +326,7 @@ impl Backup {
         if generation != self.head.generation {
             return Err(bad("says another generation than its rows"));
         }
+        outbox.retain(|(generation, _)| *generation > told);
         Ok(Boot { generation, mark, seal, outbox, clean_stop })
     }
 
@@ -406,6 +410,10 @@ fn open(sealer: &dyn Sealer, row: &Row<'_>) -> Result<zeroize::Zeroizing<Vec<u8>
     } else {
         Err(bad(&format!("has a value in table {name:?} that does not decode, or a newer version wrote it")))
     }
+}
+
+fn told_through(plain: &[u8]) -> u64 {
+    codec::decode::<Versioned<u64>>(plain).map_or(0, |Versioned::V1(told)| told)
 }
 
 fn take(input: &mut Input, mac: &mut BackupMac, into: &mut Vec<u8>, max: usize) -> Result<(), StoreError> {

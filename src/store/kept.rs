@@ -11,7 +11,9 @@ use redb::{
 
 use super::error::{StoreError, cause, read_error};
 use super::record::{LastUse, TokenRecord};
-use super::schema::{IMPORTS, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, TOKENS, USAGE};
+use super::schema::{
+    IMPORTS, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, TOKENS, USAGE,
+};
 use super::versions::Stored;
 
 /// A row as it is shown: the key's bytes and the sealed value.

@@ -58,7 +58,7 @@ pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
-pub use rebuild::Renewed;
+pub use rebuild::{Renew, Renewed};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};

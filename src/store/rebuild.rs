@@ -3,7 +3,7 @@
 //! Invariant: it is written to a new file alone. Whether that takes the place of another is decided by whoever calls,
 //! once this has returned and all of it is synced.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
 
 use redb::Database;
 
@@ -23,6 +23,16 @@ const BATCH_ROWS: usize = 10_000;
 /// Bytes of them.
 const BATCH_BYTES: usize = 32 << 20;
 
+/// Says what is to be otherwise than in the backup.
+pub trait Renew {
+    /// The record of a token as it is to be, if that is not as it is.
+    fn change(&mut self, record: &TokenRecord) -> Option<TokenRecord>;
+    /// Whether the audit record of this generation is left out.
+    fn forgets(&self, generation: u64) -> bool;
+    /// What the new store has that the backup has not; asked for last.
+    fn finish(&mut self) -> Renewed;
+}
+
 /// What the new store has that the backup has not.
 pub struct Renewed {
     /// The newest generation.
@@ -31,8 +41,6 @@ pub struct Renewed {
     pub mark: Option<Mark>,
     /// Audit records of what was done to make it, by generation.
     pub outbox: Vec<(u64, Vec<u8>)>,
-    /// Records of the backup's own outbox that are left out.
-    pub forget: HashSet<u64>,
 }
 
 /// The rows of a batch.
@@ -45,8 +53,7 @@ struct Batch {
 }
 
 impl StoreFile {
-    /// Makes a store in a new file from a backup that [`Backup::check`] has found good, and closes it. `change` gives
-    /// the record of a token as it is to be, if that is not as it is.
+    /// Makes a store in a new file from a backup that [`Backup::check`] has found good, and closes it.
     ///
     /// # Errors
     /// [`StoreError::NotEmpty`] when the file is not new; [`StoreError::BadBackup`] when the backup is another one by
@@ -57,8 +64,7 @@ impl StoreFile {
         input: &mut Input,
         sealer: &dyn Sealer,
         mac: BackupMac,
-        change: &mut dyn FnMut(&TokenRecord) -> Option<TokenRecord>,
-        renewed: &Renewed,
+        renew: &mut dyn Renew,
     ) -> Result<(), StoreError> {
         if !self.is_new() {
             return Err(StoreError::NotEmpty);
@@ -66,7 +72,8 @@ impl StoreFile {
         let (medium, cache_bytes) = self.into_medium();
         guarded(|| {
             let db = engine::open(&medium, cache_bytes, false)?;
-            let batch = std::cell::RefCell::new(Batch::default());
+            let renew = RefCell::new(renew);
+            let batch = RefCell::new(Batch::default());
             let write_when_full = || {
                 let mut batch = batch.borrow_mut();
                 if batch.rows >= BATCH_ROWS || batch.bytes >= BATCH_BYTES {
@@ -75,7 +82,7 @@ impl StoreFile {
                 Ok(())
             };
             let mut token = |record: TokenRecord, sealed: &[u8]| {
-                let (record, sealed) = match change(&record) {
+                let (record, sealed) = match renew.borrow_mut().change(&record) {
                     Some(changed) => {
                         let sealed = schema::seal_record(sealer, &changed);
                         (changed, sealed)
@@ -88,7 +95,7 @@ impl StoreFile {
                 write_when_full()
             };
             let mut other = |table: &'static dyn Kept, key: &[u8], sealed: &[u8]| {
-                let forgotten = |key: [u8; 8]| renewed.forget.contains(&u64::from_be_bytes(key));
+                let forgotten = |key: [u8; 8]| renew.borrow().forgets(u64::from_be_bytes(key));
                 if table.name() != "outbox" || !key.try_into().is_ok_and(forgotten) {
                     batch.borrow_mut().put(table, key.to_vec(), sealed.to_vec());
                 }
@@ -96,7 +103,8 @@ impl StoreFile {
             };
             backup.replay(input, sealer, mac, &mut token, &mut other)?;
             write(&db, sealer, batch.take())?;
-            finish(&db, sealer, backup, renewed)?;
+            let renewed = renew.borrow_mut().finish();
+            finish(&db, sealer, backup, &renewed)?;
             db.close().map_err(|error| StoreError::NotWritten(cause(error)))
         })?;
         // Its length and all of it, before it can get a name.
