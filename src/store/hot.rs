@@ -50,6 +50,8 @@ pub(super) struct Hot {
     pending: RwLock<HashMap<TokenId, Found>>,
     /// How many are pending: the fast path reads only this.
     pending_count: AtomicUsize,
+    /// A token was imported, ever.
+    imports: AtomicBool,
 }
 
 /// One part of the cache, with second-chance eviction.
@@ -87,6 +89,7 @@ impl Hot {
             shard_entries: entries.div_ceil(SHARDS).max(1),
             pending: RwLock::default(),
             pending_count: AtomicUsize::new(0),
+            imports: AtomicBool::new(false),
         }
     }
 
@@ -151,6 +154,15 @@ impl Hot {
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
         pending.clear();
         self.pending_count.store(0, Ordering::Release);
+    }
+
+    /// There are imported tokens, or will be in a moment: looking for one too early finds none.
+    pub(super) fn knows_imports(&self) {
+        self.imports.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_imports(&self) -> bool {
+        self.imports.load(Ordering::Acquire)
     }
 
     fn bump(&self, id: TokenId) {

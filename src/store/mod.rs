@@ -12,6 +12,7 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `imports` | imported tokens, by their digest |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -19,6 +20,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod imports;
 mod queue;
 pub mod record;
 mod room;
@@ -247,6 +249,10 @@ impl Store {
             fault: watch::Sender::new(None),
         });
         let commits = Writer::start(Arc::clone(&shared), standing)?;
+        // After its first commit, which makes the tables that an older version did not have.
+        if shared.engine.read(imports::any)? {
+            shared.hot.knows_imports();
+        }
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || commits.run())

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::error::{StoreError, read_error};
 use super::record::TokenRecord;
 use super::versions::Stored;
-use super::{IndexTag, Sealer};
+use super::{IndexTag, Sealer, imports};
 use crate::time::{Mark, UnixTime};
 use crate::token::TokenId;
 
@@ -34,6 +34,8 @@ pub(super) const LIVE: TableDefinition<'_, &[u8; 40], ()> = TableDefinition::new
 pub(super) const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 /// Id -> sealed last use.
 pub(super) const USAGE: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("usage");
+/// Keyed digest of an imported token -> its sealed id.
+pub(super) const IMPORTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("imports");
 
 /// Format and oldest reader, two little-endian `u16`; in clear.
 pub(super) const META_FORMAT: &str = "format";
@@ -66,6 +68,7 @@ pub(super) struct Tables<'t> {
     pub(super) live: Table<'t, &'static [u8; 40], ()>,
     pub(super) outbox: Table<'t, u64, &'static [u8]>,
     pub(super) usage: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub(super) imports: Table<'t, &'static [u8; 32], &'static [u8]>,
 }
 
 impl<'t> Tables<'t> {
@@ -79,6 +82,7 @@ impl<'t> Tables<'t> {
             live: txn.open_table(LIVE)?,
             outbox: txn.open_table(OUTBOX)?,
             usage: txn.open_table(USAGE)?,
+            imports: txn.open_table(IMPORTS)?,
         })
     }
 }
@@ -154,6 +158,7 @@ pub(super) struct Rows {
     pub(super) live: Option<[u8; 40]>,
     /// Sorted, each once.
     pub(super) index: Vec<[u8; 33]>,
+    pub(super) import: Option<[u8; 32]>,
 }
 
 impl Rows {
@@ -170,7 +175,8 @@ impl Rows {
         index.sort_unstable();
         index.dedup();
         let live = live_until(record).map(|until| live_key(&live_prefix(sealer, record.issuer_uid), until, record.id));
-        Self { expiry: record.expires_at.map(|at| expiry_key(at, record.id)), live, index }
+        let expiry = record.expires_at.map(|at| expiry_key(at, record.id));
+        Self { expiry, live, index, import: imports::row(record) }
     }
 }
 

@@ -11,9 +11,9 @@ use redb::ReadableTable;
 use super::error::{StoreError, read_error};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
-use super::{Sealer, hot::Hot};
+use super::{Sealer, hot::Hot, imports};
 use crate::time::UnixTime;
-use crate::token::TokenId;
+use crate::token::{Digest, TokenId};
 
 /// What a put does to what a token may do; it decides when lookups see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum Effect {
 
 /// The transaction as a job sees it, with what earlier jobs of the same batch have changed.
 pub struct Txn<'t> {
-    tables: Tables<'t>,
-    sealer: &'t dyn Sealer,
+    pub(super) tables: Tables<'t>,
+    pub(super) sealer: &'t dyn Sealer,
     hot: &'t Hot,
     now: UnixTime,
     issue_ok: bool,
@@ -158,7 +158,13 @@ impl Txn<'_> {
         Err(self.fail(error))
     }
 
-    fn fail(&mut self, error: redb::StorageError) -> StoreError {
+    /// The token with this digest that the job has put as imported.
+    pub(super) fn held_import(&self, digest: &Digest) -> Option<TokenId> {
+        let mut held = self.job.tokens.values().filter_map(|change| change.new.as_ref());
+        held.find(|record| record.prefix.is_none() && record.digest == *digest).map(|record| record.id)
+    }
+
+    pub(super) fn fail(&mut self, error: redb::StorageError) -> StoreError {
         let error = read_error(error);
         self.failed = Some(error.clone());
         error
@@ -292,6 +298,15 @@ impl<'t> Txn<'t> {
             }
             if let Some(key) = &new.live {
                 tables.live.insert(key, ())?;
+            }
+        }
+        if old.import != new.import {
+            if let Some(digest) = &old.import {
+                tables.imports.remove(digest)?;
+            }
+            if let Some(digest) = &new.import {
+                tables.imports.insert(digest, &*imports::seal(self.sealer, digest, id))?;
+                self.hot.knows_imports();
             }
         }
         for key in old.index.iter().filter(|key| new.index.binary_search(key).is_err()) {

@@ -11,6 +11,7 @@ mod digest;
 mod format;
 #[cfg(feature = "daemon")]
 mod generate;
+pub mod imported;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 #[cfg(feature = "daemon")]
-pub use digest::{Digest, digest};
+pub use digest::{Digest, digest, imported_digest, sha256};
 pub use format::Malformed;
 #[cfg(feature = "daemon")]
 pub use generate::{IdSource, new_secret, random};
