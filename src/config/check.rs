@@ -82,8 +82,7 @@ impl Check<'_> {
         self.unused(spot, "[rotation] grace");
         let spot = set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
         self.unused(spot, "[rotation] overlap");
-        let spot = set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
-        self.unused(spot, "[rotation] on_reuse");
+        set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
 
         let spot = set(&mut config.warnings, table.warnings.before, |v| v.into_iter().map(|span| span.0).collect());
         config.warnings.sort_by(|a, b| b.cmp(a));

@@ -143,6 +143,7 @@ async fn serve(start: Start) -> Result<(), Failure> {
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
+    running.service.settle().await;
     running.end(ended).await
 }
 

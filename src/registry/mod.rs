@@ -5,7 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod family;
 pub mod filter;
+pub mod first_use;
+pub mod import;
 pub mod issue;
 pub mod rate;
 pub mod revoke;
@@ -91,6 +94,17 @@ pub enum Invalid {
     /// No such profile.
     #[error("there is no profile of that name in the configuration ([profile.NAME])")]
     NoProfile,
+    /// Two ends of one life.
+    #[error("give a ttl or expires_at, not both")]
+    TtlAndEnd,
+    /// Of a token that has expired where it comes from.
+    #[error("expires_at is not in the future: it has expired")]
+    Expired,
+    /// The text of a token would end up in lists and logs.
+    #[error(
+        "the token's own text stands in its name, subject, labels or bindings, and no log or list shows one: leave it out"
+    )]
+    OwnText,
     /// More than the profile gives.
     #[error("the profile does not give that {0}: leave it out, or ask for less")]
     BeyondProfile(&'static str),

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
 use super::orders::What;
+use super::presented::Presented;
 use super::{Caller, LOOKUP_WAIT, Later, Now, Service, Settings, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Receipt};
 use crate::config::Operation;
@@ -16,7 +17,6 @@ use crate::protocol::message::{Answer, Changed, Failure, Handle, Issue, Issued, 
 use crate::protocol::{IDS_MAX, NAME_MAX, NOTE_MAX, is_clean};
 use crate::registry::issue::{Parties, Plan, plan};
 use crate::registry::revoke::{Revocation, relatives, revoke};
-use crate::registry::validate::is_genuine;
 use crate::registry::{Invalid, view};
 use crate::store::record::{Rate, TokenRecord};
 use crate::store::{Effect, StoreError, Txn};
@@ -38,7 +38,7 @@ enum Whose {
 }
 
 /// Why a change was given up inside its transaction; nothing was written.
-enum GivenUp {
+pub(super) enum GivenUp {
     Store(StoreError),
     Failure(Failure),
     Denied { needed: String, id: TokenId },
@@ -168,29 +168,27 @@ impl Service {
             Which::Token(text) if text.len() > TEXT_MAX => {
                 Now::failure(invalid(Invalid::Text { field: "token", max: TEXT_MAX }))
             }
-            Which::Token(text) => match Token::parse(text) {
-                Ok(token) => service.revoke_held(&caller, token, reason, dry_run),
-                Err(_) => Now::Ready(Answer::Changed(nothing(dry_run))),
-            },
+            Which::Token(text) => service.revoke_held(&caller, text, reason, dry_run),
         }
     }
 
     /// Whoever holds a token may end it. That it was unknown is not said in another way than that it was ended before.
-    fn revoke_held(self: Arc<Self>, caller: &Arc<Caller>, token: Token, reason: Option<String>, dry_run: bool) -> Now {
+    fn revoke_held(self: Arc<Self>, caller: &Arc<Caller>, text: &str, reason: Option<String>, dry_run: bool) -> Now {
+        if Token::parse(text).is_err() && !self.store.has_imports() {
+            return Now::Ready(Answer::Changed(nothing(dry_run)));
+        }
         let ruleless = caller.standing(&self.settings()).ruleless();
         if ruleless && !self.finders.allow(caller.peer.uid, FINDER_RATE, self.clock.boottime(), true) {
             return Now::failure(self.over_limit(caller, "one revocation a second for who has no rule", 1));
         }
-        let found = match self.store.lookup(token.id) {
-            Ok(found) => found.record,
+        let id = match self.presented(text) {
+            Ok(Presented::Known(record)) => record.id,
+            Ok(Presented::Stranger(..)) => return Now::Ready(Answer::Changed(nothing(dry_run))),
             Err(error) => return Now::failure(store_failure(&error)),
         };
-        if !is_genuine(self.keyring.digest_key(), &token, found.as_deref()) {
-            return Now::Ready(Answer::Changed(nothing(dry_run)));
-        }
         let caller = Arc::clone(caller);
         let answer: Later = Box::pin(async move {
-            let done = self.commit_revocation(&caller, vec![token.id], reason, dry_run, Whose::Held).await;
+            let done = self.commit_revocation(&caller, vec![id], reason, dry_run, Whose::Held).await;
             done.map_or_else(Answer::Error, Answer::Changed)
         });
         Now::Later(answer)
@@ -372,7 +370,7 @@ impl Service {
 
     /// Waits for the lines of durable changes. They are in the outbox already: if the log can't take them now, they
     /// follow later, and the answer is not held back for longer than the audit's `max_wait`, however many they are.
-    async fn recorded(&self, lines: Vec<Receipt>) {
+    pub(super) async fn recorded(&self, lines: Vec<Receipt>) {
         let waited = join_all(lines.into_iter().map(Receipt::wait)).await;
         let late = waited.iter().filter(|line| line.is_err()).count();
         if late > 0 {
@@ -380,7 +378,7 @@ impl Service {
         }
     }
 
-    fn given_up(&self, caller: &Caller, operation: Operation, given_up: GivenUp) -> Failure {
+    pub(super) fn given_up(&self, caller: &Caller, operation: Operation, given_up: GivenUp) -> Failure {
         match given_up {
             GivenUp::Store(error) => store_failure(&error),
             GivenUp::Denied { needed, id } => self.deny(caller, operation, needed, Some(id)),
@@ -393,13 +391,13 @@ impl Service {
         }
     }
 
-    fn over_limit(&self, caller: &Caller, limit: &'static str, allowed: u64) -> Failure {
+    pub(super) fn over_limit(&self, caller: &Caller, limit: &'static str, allowed: u64) -> Failure {
         let failure = limit_reached(limit, allowed);
         self.note_limit(caller, failure.message.clone());
         failure
     }
 
-    fn note_limit(&self, caller: &Caller, message: String) {
+    pub(super) fn note_limit(&self, caller: &Caller, message: String) {
         let mut event = AuditEvent::new(EventKind::Deny, self.clock.now());
         event.outcome = Some("denied".into());
         event.reason = Some("limit_reached".into());
@@ -429,7 +427,7 @@ impl Service {
         name
     }
 
-    async fn uid_of(&self, caller: &Caller, subject: &str) -> Option<u32> {
+    pub(super) async fn uid_of(&self, caller: &Caller, subject: &str) -> Option<u32> {
         let (names, subject) = (Arc::clone(&self.names), subject.to_owned());
         self.look_up(caller, || None, move || names.uid_of(&subject)).await.flatten()
     }
@@ -482,7 +480,7 @@ fn contained_name(peer: &Peer) -> String {
     format!("uid:{}@{}", peer.uid, blake3::hash(container.as_bytes()).to_hex())
 }
 
-fn default_subject(standing: &Standing, caller: &Caller, own_name: &str, plan: &Plan) -> String {
+pub(super) fn default_subject(standing: &Standing, caller: &Caller, own_name: &str, plan: &Plan) -> String {
     if standing.full && caller.peer.uid == 0 { plan.name.clone() } else { own_name.to_owned() }
 }
 
@@ -507,7 +505,7 @@ pub(super) fn announce(txn: &mut Txn<'_>, event: &mut AuditEvent) -> Result<u64,
     Ok(generation)
 }
 
-fn event_about(kind: EventKind, record: &TokenRecord, now: UnixTime) -> AuditEvent {
+pub(super) fn event_about(kind: EventKind, record: &TokenRecord, now: UnixTime) -> AuditEvent {
     let mut event = AuditEvent::new(kind, now);
     event.outcome = Some("done".into());
     event.id = Some(record.id);
@@ -525,7 +523,7 @@ pub(super) fn not_found() -> Failure {
     Failure::new(ErrorCode::NotFound, "no such token: bearerctl list shows the ids")
 }
 
-fn limit_reached(limit: &str, allowed: u64) -> Failure {
+pub(super) fn limit_reached(limit: &str, allowed: u64) -> Failure {
     Failure::new(
         ErrorCode::LimitReached,
         format!(

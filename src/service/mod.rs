@@ -16,13 +16,17 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod caller;
 mod changes;
 mod hold;
+mod import;
 mod orders;
+mod presented;
 mod settings;
 mod trail;
 mod turns;
+mod uses;
 mod validate;
 mod views;
 
@@ -47,6 +51,7 @@ use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
+use alerts::Alerts;
 pub use caller::Caller;
 pub use settings::Settings;
 use turns::Turns;
@@ -141,6 +146,7 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
+    alerts: Alerts,
     readers: Turns,
     lookups: Turns,
     writers: Turns,
@@ -167,6 +173,7 @@ impl Service {
             rates: RateLimiter::default(),
             issues: RateLimiter::default(),
             finders: RateLimiter::default(),
+            alerts: Alerts::default(),
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
@@ -210,6 +217,7 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
             }
+            Ask::Import(entries) => self.import(caller, entries),
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
             Ask::ClockReset => {
