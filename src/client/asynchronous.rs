@@ -31,7 +31,8 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -159,6 +160,16 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn audit_verify(&self) -> Result<String, ClientError> {
         message::json(self.long(Question::AuditVerify, Repeat::Harmless).await?)
+    }
+
+    /// Takes in tokens of another system, up to [`crate::protocol::BATCH_MAX`]; outcomes come in their order. All that are
+    /// taken are durable then. To repeat it is safe: what was taken is there already.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; what became of these tokens is then not known.
+    pub async fn import(&self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, ClientError> {
+        let answer = self.long(Question::Import(entries), Repeat::Harmless).await?;
+        message::imported(answer, entries.len())
     }
 
     /// Takes a wrong clock mark back; returns the time that counts now.

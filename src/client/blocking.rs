@@ -37,8 +37,8 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
-    Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -185,6 +185,16 @@ impl Client {
     /// Any [`ClientError`].
     pub fn audit_verify(&mut self) -> Result<String, ClientError> {
         message::json(self.read(Question::AuditVerify)?)
+    }
+
+    /// Takes in tokens of another system, up to [`crate::protocol::BATCH_MAX`]; outcomes come in their order. All that are
+    /// taken are durable then. To repeat it is safe: what was taken is there already.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; what became of these tokens is then not known.
+    pub fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, ClientError> {
+        let answer = self.exchange(Question::Import(entries), Repeat::Harmless, self.options.long_timeout)?;
+        message::imported(answer, entries.len())
     }
 
     /// Takes a wrong clock mark back; returns the time that counts now.

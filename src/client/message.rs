@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +30,11 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    Suspend(&'a Hold),
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    Resume(&'a Hold),
+    Import(&'a [ImportEntry<'a>]),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -65,11 +71,20 @@ pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, Cli
     }
 }
 
+/// As many outcomes as there were tokens, or none of them counts.
+pub(super) fn imported(answer: Answer, asked: usize) -> Result<Vec<ImportOutcome>, ClientError> {
+    match answer {
+        Answer::Imported(outcomes) if outcomes.len() == asked => Ok(outcomes),
+        Answer::Error(failure) => Err(failure.into()),
+        _ => Err(OTHER),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Request, Which};
+    use crate::protocol::message::{Ask, Foreign, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -87,6 +102,10 @@ mod tests {
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
         let batch = vec![validate.clone(), validate.clone()];
+        let import = vec![
+            ImportEntry { token: Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"), facts: issue.clone(), expires_at: None },
+            ImportEntry { token: Foreign::Sha256([200; 32]), facts: Issue::default(), expires_at: Some(UnixTime::MAX) },
+        ];
         let pairs = [
             (Question::Validate(&validate), Ask::Validate(validate.clone())),
             (Question::ValidateBatch(&batch), Ask::ValidateBatch(batch.clone())),
@@ -99,6 +118,7 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Import(&import), Ask::Import(import.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

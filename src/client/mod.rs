@@ -2,7 +2,7 @@
 //!
 //! Both reconnect by themselves, also while the daemon restarts, and repeat a request only where that is safe:
 //!
-//! | what happened | reads, validate, revoke | issue, clock reset |
+//! | what happened | reads, validate, revoke, import | issue, clock reset |
 //! | --- | --- | --- |
 //! | the connection turned out closed before a byte of the request was taken | repeated once | repeated once |
 //! | the daemon said that it is stopping and did not begin the request | repeated once | repeated once |

@@ -10,7 +10,8 @@ use crate::client::blocking::Client;
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Handle, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke, TokenInfo,
+    Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -26,6 +27,7 @@ pub(super) trait Daemon {
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
     fn audit_verify(&mut self) -> Result<String, CtlError>;
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError>;
 }
 
 /// How long an answer may take.
@@ -101,6 +103,10 @@ impl Daemon for Client {
 
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         Ok(self.clock_reset()?)
+    }
+
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
+        Ok(self.import(entries)?)
     }
 }
 

@@ -11,9 +11,11 @@ pub mod args;
 mod commands;
 pub mod console;
 mod daemon;
+mod entry;
 pub mod error;
 mod input;
 mod leak;
+mod lines;
 pub mod render;
 
 use std::ffi::OsString;
@@ -75,6 +77,7 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         },
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
+        Command::Import(args) => commands::import::run(*args, &connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),
     }
 }

@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Failure, Foreign, Handle, ImportEntry, ImportOutcome, Issue, Issued, List, Revoke,
+    SecretText, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -33,6 +33,9 @@ struct Script {
     pages: VecDeque<Tokens>,
     audit: VecDeque<AuditLines>,
     verify: String,
+    imported: VecDeque<Vec<ImportOutcome>>,
+    /// After so many questions the connection is gone.
+    lost_after: Option<usize>,
     connects: u32,
 }
 
@@ -102,6 +105,21 @@ impl Daemon for Fake {
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         self.asked("reset".into())?;
         Ok(now())
+    }
+
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
+        let of = |entry: &ImportEntry<'_>| match entry.token {
+            Foreign::Text(text) => format!("{}={text}", entry.facts.name),
+            Foreign::Sha256(hash) => format!("{}=#{:02x}", entry.facts.name, hash[0]),
+        };
+        let what = entries.iter().map(of).collect::<Vec<_>>().join(" ");
+        let id = ID.parse().unwrap();
+        let mut script = self.asked(format!("import {what}"))?;
+        if script.lost_after.is_some_and(|after| script.asked.len() > after) {
+            return Err(CtlError::Lost("the end".into()));
+        }
+        let all = || vec![ImportOutcome::Taken(id); entries.len()];
+        Ok(script.imported.pop_front().unwrap_or_else(all))
     }
 }
 
@@ -475,4 +493,60 @@ fn the_other_commands_answer() {
         let script = run(Script::default(), &["completions", shell]);
         assert!(script.status == 0 && script.out.contains("expiring-within"), "{shell}");
     }
+}
+
+/// A file of so many good tokens, with a weak one as its second line.
+fn tokens_file(count: usize) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for n in 0..count {
+        let weak = "passwordpassword\n";
+        let good = format!("q8Zr2Lm7Xv4Tk9Wb{n}\n");
+        file.write_all(if n == 1 { weak.as_bytes() } else { good.as_bytes() }).unwrap();
+    }
+    file
+}
+
+#[test]
+fn an_import_goes_in_batches_and_is_reported_by_line() {
+    let file = tokens_file(600);
+    let path = file.path().to_str().unwrap();
+    let ran = run_on(Script::default(), &["--json", "import", path, "--name-prefix", "old"], Screen::default());
+    assert_eq!(ran.status, 65);
+    let sizes: Vec<usize> = ran.asked.iter().map(|asked| asked.split(' ').count() - 1).collect();
+    assert_eq!(sizes, [256, 256, 87]);
+    assert!(ran.asked[0].starts_with("import old-1=q8Zr2Lm7Xv4Tk9Wb0 old-3=q8Zr2Lm7Xv4Tk9Wb2 "));
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["taken"], &report["already"]), (&599.into(), &0.into()));
+    assert_eq!((&report["refused"][0]["line"], &report["tokens"][1]["line"]), (&2.into(), &3.into()));
+    assert!(!ran.out.contains("q8Zr") && !ran.out.contains("password"));
+    assert_eq!(ran.connects, 1);
+}
+
+#[test]
+fn an_import_that_breaks_off_says_where() {
+    let file = tokens_file(600);
+    let path = file.path().to_str().unwrap();
+    let id = ID.parse().unwrap();
+    let script = || {
+        let first = vec![ImportOutcome::Already(id); 256];
+        Script { imported: [first].into(), refusals: VecDeque::new(), ..Script::default() }
+    };
+    let mut broken = script();
+    broken.lost_after = Some(1);
+    let ran = run_on(broken, &["import", path], Screen::default());
+    assert_eq!(ran.status, 75);
+    assert!(ran.out.contains("broken off: what became of line 258 and those after it is not known"), "{}", ran.out);
+    assert!(ran.out.contains("0 taken, 256 there already, 1 not taken"), "{}", ran.out);
+    assert!(ran.err.contains("the end"), "{}", ran.err);
+    let mut broken = script();
+    broken.lost_after = Some(1);
+    let ran = run_on(broken, &["--json", "import", path], Screen::default());
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["unfinished_from"], &report["already"]), (&258.into(), &256.into()));
+    // Refused whole: there is nothing to report.
+    let refused = CtlError::Refused(Failure::new(ErrorCode::NotPermitted, "no"));
+    let script = Script { refusals: [refused].into(), ..Script::default() };
+    let short = tokens_file(1);
+    let ran = run_on(script, &["import", short.path().to_str().unwrap()], Screen::default());
+    assert_eq!((ran.status, ran.out.as_str()), (77, ""));
 }

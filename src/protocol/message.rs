@@ -90,6 +90,9 @@ pub enum Ask<'a> {
     Suspend(Hold),
     /// Let held tokens be good again.
     Resume(Hold),
+    /// Take in tokens that another system made; up to [`super::BATCH_MAX`].
+    #[serde(borrow)]
+    Import(Vec<ImportEntry<'a>>),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -199,6 +202,38 @@ pub enum Chosen {
     Filter(Filter),
 }
 
+/// A token of another system, and what it shall be here. No `Debug`: it holds a token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ImportEntry<'a> {
+    /// What it is known by.
+    #[serde(borrow)]
+    pub token: Foreign<'a>,
+    /// What it shall be, as of a token that is issued.
+    pub facts: Issue,
+    /// Good while now is before; instead of the ttl.
+    pub expires_at: Option<UnixTime>,
+}
+
+/// A token that another system made. No `Debug`: it is one.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub enum Foreign<'a> {
+    /// Its text: digested where it was received, and forgotten.
+    Text(&'a str),
+    /// SHA-256 of its text, where that is all there is.
+    Sha256([u8; 32]),
+}
+
+/// What became of one token of an import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImportOutcome {
+    /// It is this token now.
+    Taken(TokenId),
+    /// It was this token before, which is as it was.
+    Already(TokenId),
+    /// It was not taken: why, for people. Never any of its text.
+    Refused(String),
+}
+
 /// A page of a listing, by id, which is by time of issue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -265,6 +300,8 @@ pub enum Answer {
     AuditLines(AuditLines),
     /// To `ClockReset`: the time that counts now.
     Time(UnixTime),
+    /// To `Import`, in its order.
+    Imported(Vec<ImportOutcome>),
 }
 
 /// Why a request failed.

@@ -4,10 +4,12 @@
 //! clap repeats bad values in its messages.
 
 mod audit;
+mod facts;
 mod filter;
+mod import;
 mod issue;
 mod list;
-mod values;
+pub(super) mod values;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,7 +17,9 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
+pub use facts::FactsArgs;
 pub use filter::FilterArgs;
+pub use import::ImportArgs;
 pub use issue::IssueArgs;
 pub use list::ListArgs;
 use values::{change_handle, handle, required_scope};
@@ -113,6 +117,15 @@ pub enum Command {
         #[command(subcommand)]
         command: ClockCommand,
     },
+    /// Take in tokens that another system made
+    ///
+    /// From then on they are good here as they are: nobody has to be given a new one. Of each only a keyed digest is kept.
+    /// A line that begins with '{' is a JSON object with the keys token or sha256 (hexadecimal), and any of name, kind,
+    /// subject, scopes, audiences, ttl or expires_at, not_before, max_uses, rate, allow_from, allow_units, allow_uids,
+    /// labels, profile; every other line is a token alone. The options below are for all lines that do not say otherwise.
+    /// A text is 16 to 1,024 printable bytes, and refused if it could be guessed. To run an import again is safe: what was
+    /// taken is there already. Status 65 says that lines were refused; they are named by number.
+    Import(Box<ImportArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bearerctl completions bash > /etc/bash_completion.d/bearerctl")]
     Completions {

@@ -4,6 +4,7 @@
 pub(super) mod audit;
 pub(super) mod clock;
 pub(super) mod completions;
+pub(super) mod import;
 pub(super) mod issue;
 pub(super) mod list;
 pub(super) mod revoke;

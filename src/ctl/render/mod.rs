@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod grid;
+pub mod import;
 pub mod json;
 pub mod page;
 pub mod status;
