@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Handle, Issue, Issued,
-    LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Foreign, Handle,
+    ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello,
+    State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -231,7 +231,23 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("audit-summary", Ask::AuditSummary(Handle("01M844DZG0FA".into()))),
         ("audit-verify", Ask::AuditVerify),
         ("clock-reset", Ask::ClockReset),
+        ("import", Ask::Import(vec![imported(Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"))])),
+        (
+            "import, all given",
+            Ask::Import(vec![
+                imported(Foreign::Sha256(std::array::from_fn(|i| i as u8))),
+                ImportEntry {
+                    facts: issue_full(),
+                    expires_at: Some(UnixTime::from_secs(1_796_003_600)),
+                    ..imported(Foreign::Text(TOKEN))
+                },
+            ]),
+        ),
     ]
+}
+
+fn imported(token: Foreign<'static>) -> ImportEntry<'static> {
+    ImportEntry { token, facts: issue(), expires_at: None }
 }
 
 fn replies() -> Vec<(&'static str, Answer)> {
@@ -256,6 +272,14 @@ fn replies() -> Vec<(&'static str, Answer)> {
             Answer::AuditLines(AuditLines { lines: vec!["{\"seq\":1}".into()], next: "c".into(), end: true }),
         ),
         ("time", Answer::Time(UnixTime::from_micros(1_796_000_000_000_001))),
+        (
+            "imported",
+            Answer::Imported(vec![
+                ImportOutcome::Taken(id()),
+                ImportOutcome::Already(other_id()),
+                ImportOutcome::Refused("too weak".into()),
+            ]),
+        ),
     ]
 }
 
