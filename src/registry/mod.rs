@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cut;
 pub mod filter;
 pub mod issue;
 pub mod rate;
 pub mod revoke;
+pub mod sweep;
 pub mod validate;
 pub mod view;
 

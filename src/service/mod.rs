@@ -21,6 +21,7 @@ mod changes;
 mod hold;
 mod orders;
 mod settings;
+mod sweep;
 mod trail;
 mod turns;
 mod validate;
@@ -49,6 +50,7 @@ use crate::vault::Keyring;
 
 pub use caller::Caller;
 pub use settings::Settings;
+pub use sweep::Sweeper;
 use turns::Turns;
 
 /// Listings and audit queries that run at a time: each holds a thread and a page in memory.

@@ -12,6 +12,7 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `marks` | how far the sweeper has come |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -19,6 +20,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod marks;
 mod queue;
 pub mod record;
 mod room;
@@ -45,6 +47,7 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
@@ -178,6 +181,7 @@ struct Shared {
     options: StoreOptions,
     hot: Hot,
     usage: Usage,
+    sweep: marks::Sweep,
     queue: Queue,
     /// The newest durable generation.
     generation: AtomicU64,
@@ -238,6 +242,7 @@ impl Store {
             options,
             hot: Hot::new(options.hot_records),
             usage: Usage::default(),
+            sweep: marks::Sweep::default(),
             queue: Queue::default(),
             generation: AtomicU64::new(standing.generation),
             shown: room::Shown::default(),
@@ -246,6 +251,7 @@ impl Store {
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
+        shared.sweep.load(&shared.engine, &*shared.sealer)?;
         let commits = Writer::start(Arc::clone(&shared), standing)?;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())

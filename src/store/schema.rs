@@ -43,6 +43,8 @@ pub(super) const META_HEADER: &str = "header";
 pub(super) const META_STANDING: &str = "standing";
 /// The audit's newest seal, sealed; opaque here.
 pub(super) const META_SEAL: &str = "seal";
+/// [`super::SweepMarks`], sealed.
+pub(super) const META_SWEEP: &str = "sweep";
 
 /// What every commit writes anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +174,16 @@ impl Rows {
         let live = live_until(record).map(|until| live_key(&live_prefix(sealer, record.issuer_uid), until, record.id));
         Self { expiry: record.expires_at.map(|at| expiry_key(at, record.id)), live, index }
     }
+}
+
+/// Whether two states of a token have the same rows, seen without making them.
+pub(super) fn same_rows(old: &TokenRecord, new: &TokenRecord) -> bool {
+    old.expires_at == new.expires_at
+        && live_until(old) == live_until(new)
+        && old.issuer_uid == new.issuer_uid
+        && old.subject == new.subject
+        && old.issuer == new.issuer
+        && old.labels == new.labels
 }
 
 /// Until when a token counts as its issuer's; `None` once it has ended by decision. No expiry = the end of time.

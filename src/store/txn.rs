@@ -9,6 +9,7 @@ use std::sync::Arc;
 use redb::ReadableTable;
 
 use super::error::{StoreError, read_error};
+use super::marks::{Moves, SweepMarks};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
 use super::{Sealer, hot::Hot};
@@ -35,7 +36,9 @@ pub struct Txn<'t> {
     issue_ok: bool,
     /// The newest generation, with those of accepted jobs.
     generation: u64,
-    job: Held,
+    /// What becomes of the sweeper's marks.
+    pub(super) moves: Moves,
+    pub(super) job: Held,
     changed: Vec<TokenId>,
     wrote: bool,
     /// The engine failed: its handle is of no more use, whatever the job makes of it.
@@ -44,9 +47,10 @@ pub struct Txn<'t> {
 
 /// What the current job has done so far.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     tokens: BTreeMap<TokenId, Change>,
     outbox: Vec<(u64, Vec<u8>)>,
+    pub(super) marks: Option<SweepMarks>,
 }
 
 struct Change {
@@ -175,14 +179,17 @@ impl<'t> Txn<'t> {
         issue_ok: bool,
         generation: u64,
     ) -> Self {
-        let (job, changed) = (Held::default(), Vec::new());
-        Self { tables, sealer, hot, now, issue_ok, generation, job, changed, wrote: false, failed: None }
+        let (moves, job, changed) = (Moves::default(), Held::default(), Vec::new());
+        Self { tables, sealer, hot, now, issue_ok, generation, moves, job, changed, wrote: false, failed: None }
     }
 
     /// Writes what the job has held back; from here on its restrictions are seen by lookups.
     pub(super) fn accept(&mut self) -> Result<(), StoreError> {
         let job = std::mem::take(&mut self.job);
-        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty());
+        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.marks.is_none());
+        if let Some(marks) = job.marks {
+            self.moves.set(marks);
+        }
         for (id, change) in job.tokens {
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
@@ -266,6 +273,12 @@ impl<'t> Txn<'t> {
     /// Writes one record and moves its keys in the other tables.
     fn apply(&mut self, id: TokenId, change: Change) -> Result<(), redb::StorageError> {
         let tables = &mut self.tables;
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && schema::same_rows(old, new)
+        {
+            // The common case, of uses that are counted and expiries that are told: no keyed hash is needed.
+            return tables.tokens.insert(id.as_bytes(), &*schema::seal_record(self.sealer, new)).map(drop);
+        }
         let old = change.old.map(|record| Rows::of(self.sealer, &record)).unwrap_or_default();
         let new = match &change.new {
             Some(record) => {
@@ -284,6 +297,7 @@ impl<'t> Txn<'t> {
             }
             if let Some(key) = &new.expiry {
                 tables.by_expiry.insert(key, ())?;
+                self.moves.brings(schema::expiry_of(key));
             }
         }
         if old.live != new.live {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
+use super::SweepMarks;
 use super::schema::Standing;
 use crate::codec::{self, CodecError};
 use crate::scope::ScopeSet;
@@ -48,7 +49,7 @@ macro_rules! first {
     )+ };
 }
 
-first!(Standing, Vec<u8>);
+first!(Standing, Vec<u8>, SweepMarks);
 
 /// The encodings of a token.
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is decoded")]
