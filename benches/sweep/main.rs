@@ -61,16 +61,17 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut count, mut program, mut asked) = (1_000_000, PathBuf::from(env!("CARGO_BIN_EXE_bearerd")), false);
     while let Some(argument) = arguments.next() {
-        match (argument.as_str(), argument.as_str().starts_with("--").then(|| arguments.next()).flatten()) {
-            ("--tokens", Some(value)) if value.parse::<usize>().is_ok() => count = value.parse().unwrap_or(count),
-            ("--bearerd", Some(value)) => program = value.into(),
-            ("--bench", None) => {}
-            _ => {
-                eprintln!("{USAGE}");
-                return ExitCode::from(64);
-            }
-        }
         asked = true;
+        let known = match argument.as_str() {
+            "--bench" => Some(()),
+            "--tokens" => arguments.next().and_then(|value| value.parse().ok()).map(|value| count = value),
+            "--bearerd" => arguments.next().map(|value| program = value.into()),
+            _ => None,
+        };
+        if known.is_none() || count == 0 {
+            eprintln!("{USAGE}");
+            return ExitCode::from(64);
+        }
     }
     if !asked {
         println!("nothing measured: run it as `cargo bench --bench sweep`");
@@ -141,7 +142,9 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
     let (warm, full) = (tokens::warm(&target, &known[..WARM])?, tokens::full(&target, &known, QUESTIONS)?);
     let mut loads = Loads { warm: Side::open(&target, &warm)?, full: Side::open(&target, &full)? };
 
-    println!("\n| | full p50 / p99 / p99.9, µs | full, worst second's p99 | warm p50 / p99 / p99.9, µs | warm, worst second's p99 | validations/s | resident, MiB |");
+    println!(
+        "\n| | full p50 / p99 / p99.9, µs | full, worst second's p99 | warm p50 / p99 / p99.9, µs | warm, worst second's p99 | validations/s | resident, MiB |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     loads.round()?;
     loads.forget();
@@ -174,7 +177,11 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
     loads.row("after", server.resident_mib());
     let lines = fs::read_to_string(files.path().join("log/audit.log"))?;
     let lines = lines.lines().filter(|line| line.contains("\"event\":\"expire\"")).count();
-    println!("\n{count} expiries told in {:.1} s, {:.0}/s; {lines} lines", took.as_secs_f64(), count as f64 / took.as_secs_f64());
+    println!(
+        "\n{count} expiries told in {:.1} s, {:.0}/s; {lines} lines",
+        took.as_secs_f64(),
+        count as f64 / took.as_secs_f64()
+    );
     if lines == count { Ok(()) } else { Err(io::Error::other("not each expiry has one line")) }
 }
 
@@ -189,7 +196,8 @@ fn fill(config: &Config, uid: u32, count: usize) -> io::Result<UnixTime> {
     let mut moment = None;
     for from in (0..count).step_by(FILL) {
         // Far more than filling takes for each token, and then what has to be done before.
-        let ends = *moment.get_or_insert_with(|| wall_now().saturating_add(AHEAD + Duration::from_micros(150) * count as u32));
+        let ends =
+            *moment.get_or_insert_with(|| wall_now().saturating_add(AHEAD + Duration::from_micros(150) * count as u32));
         let mut records = Vec::with_capacity(FILL);
         for number in from..(from + FILL).min(count) {
             let now = backbone.clock.now();
@@ -200,12 +208,15 @@ fn fill(config: &Config, uid: u32, count: usize) -> io::Result<UnixTime> {
                 labels: [("env".to_owned(), "production".to_owned())].into(),
                 ..Issue::default()
             };
-            let parties =
-                Parties { subject: request.subject.clone().unwrap_or_default(), subject_uid: None, issuer: "root".into(), issuer_uid: 0 };
+            let parties = Parties {
+                subject: request.subject.clone().unwrap_or_default(),
+                subject_uid: None,
+                issuer: "root".into(),
+                issuer_uid: 0,
+            };
             let planned = plan(&request, &rules).map_err(io::Error::other)?;
-            let mut record = planned
-                .record(ids.next(now), rules.prefix, Digest([7; 32]), parties, now)
-                .map_err(io::Error::other)?;
+            let mut record =
+                planned.record(ids.next(now), rules.prefix, Digest([7; 32]), parties, now).map_err(io::Error::other)?;
             record.expires_at = Some(ends);
             records.push(record);
         }

@@ -31,7 +31,7 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -113,12 +113,12 @@ impl Client {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn show(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|info| *info)
+    pub async fn show(&self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|shown| *shown)
     }
 
     /// A page of tokens.

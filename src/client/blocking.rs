@@ -37,7 +37,7 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
+    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, Shown, Tokens, Validate,
     Verdict,
 };
 use crate::time::UnixTime;
@@ -139,12 +139,12 @@ impl Client {
         message::changed(self.exchange(Question::Revoke(revoke), Repeat::Harmless, self.options.long_timeout)?)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn show(&mut self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.read(Question::Show(handle))?).map(|info| *info)
+    pub fn show(&mut self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.read(Question::Show(handle))?).map(|shown| *shown)
     }
 
     /// A page of tokens.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -49,7 +49,7 @@ take! {
     verdict: Verdict => Box<Verdict>,
     issued: Issued => Box<Issued>,
     changed: Changed => Changed,
-    token: Token => Box<TokenInfo>,
+    shown: Shown => Box<Shown>,
     tokens: Tokens => Tokens,
     json: Json => String,
     audit_lines: AuditLines => AuditLines,

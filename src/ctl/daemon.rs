@@ -10,7 +10,7 @@ use crate::client::blocking::Client;
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -19,7 +19,7 @@ pub(super) trait Daemon {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError>;
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError>;
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError>;
     fn status(&mut self) -> Result<String, CtlError>;
     fn audit(&mut self, query: &AuditQuery) -> Result<AuditLines, CtlError>;
@@ -75,7 +75,7 @@ impl Daemon for Client {
         Ok(self.revoke(ask)?)
     }
 
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
         Ok(self.show(token)?)
     }
 

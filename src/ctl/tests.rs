@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, Shown, Tokens, Validate,
+    Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -69,9 +69,10 @@ impl Daemon for Fake {
         Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
     }
 
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
         self.asked(format!("show {}", token.0))?;
-        Ok(tokens().swap_remove(0))
+        let info = tokens().swap_remove(0);
+        Ok(Shown { info, uses_by: Vec::new(), safe_to_cut: None, relatives: Vec::new() })
     }
 
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError> {

@@ -56,14 +56,17 @@ mod tests {
         new.id = TokenId::from_bytes([8; 16]);
         let mut old = record(&named());
         old.successor = Some(new.id);
-        old.rotation = Some(Rotation { at: at(100), grace: Duration::ZERO, ends_at: at(9000), successor_used_at: None });
+        old.rotation =
+            Some(Rotation { at: at(100), grace: Duration::ZERO, ends_at: at(9000), successor_used_at: None });
         new.predecessor = Some(old.id);
         (old, new)
     }
 
     fn used(by: &[(&str, u64)]) -> Option<LastUse> {
-        let by: Vec<UsedBy> =
-            by.iter().map(|(unit, secs)| UsedBy { unit: Some((*unit).into()), uid: 1, at: at(*secs), count: 2 }).collect();
+        let by: Vec<UsedBy> = by
+            .iter()
+            .map(|(unit, secs)| UsedBy { unit: Some((*unit).into()), uid: 1, at: at(*secs), count: 2 })
+            .collect();
         let last = by.iter().max_by_key(|by| by.at)?;
         Some(LastUse { at: last.at, unit: last.unit.clone(), uid: 1, from: None, count: 2 * by.len() as u64, by })
     }

@@ -10,6 +10,7 @@ pub mod filter;
 pub mod issue;
 pub mod rate;
 pub mod revoke;
+pub mod shown;
 pub mod sweep;
 pub mod validate;
 pub mod view;

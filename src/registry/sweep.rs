@@ -134,7 +134,11 @@ mod tests {
         assert_eq!(warns(&once, &LEADS, at(23.0)), Some(7 * DAY));
         assert_eq!(warns(&token, &LEADS, at(29.5)), Some(DAY), "two were missed");
         assert_eq!(warns(&warned(token.clone(), DAY), &LEADS, at(29.9)), None);
-        assert_eq!(warns(&warned(token.clone(), DAY), &[10 * DAY, 2 * DAY], at(29.9)), None, "other leads, told already");
+        assert_eq!(
+            warns(&warned(token.clone(), DAY), &[10 * DAY, 2 * DAY], at(29.9)),
+            None,
+            "other leads, told already"
+        );
         assert_eq!(warns(&token, &LEADS, at(30.0)), None, "it is over");
         assert_eq!(warns(&token, &[], at(29.0)), None);
     }
@@ -150,7 +154,9 @@ mod tests {
     #[test]
     fn who_has_no_use_for_a_warning_gets_none() {
         let token = lives(30);
-        assert!(warns(&TokenRecord { rotation: rotation(at(30.0), false), ..token.clone() }, &LEADS, at(29.5)).is_some());
+        assert!(
+            warns(&TokenRecord { rotation: rotation(at(30.0), false), ..token.clone() }, &LEADS, at(29.5)).is_some()
+        );
         for quiet in [
             TokenRecord { kind: Kind::Session, ..token.clone() },
             TokenRecord { revoked: ending(), ..token.clone() },

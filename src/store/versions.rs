@@ -11,8 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::SweepMarks;
+use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::schema::Standing;
 use crate::codec::{self, CodecError};
 use crate::scope::ScopeSet;

@@ -17,7 +17,7 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
 pub use filter::FilterArgs;
 pub use issue::IssueArgs;
-pub use list::ListArgs;
+pub use list::{ListArgs, Sort};
 use values::{change_handle, handle, required_scope};
 
 use crate::protocol::message::Handle;
@@ -91,7 +91,7 @@ pub enum Command {
     Show(ShowArgs),
     /// List tokens
     ///
-    /// Oldest first. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
+    /// Oldest first, unless --sort is given. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
     /// for other commands. Pages stay stable while tokens come and go.
     List(Box<ListArgs>),
     /// End tokens; in force when the command returns

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod grid;
 pub mod json;
 pub mod page;
+pub mod shown;
 pub mod status;
 pub mod style;
 pub mod token;
