@@ -151,7 +151,7 @@ fn every_verb_by_the_blocking_client() {
     assert_eq!(refused.map(drop).unwrap_err().to_string(), "not for you");
     assert_eq!(client.revoke(&revoke()).unwrap().ids, [fake::id()]);
     let handle = Handle("01M8".into());
-    assert_eq!(client.show(&handle).unwrap(), fake::info());
+    assert_eq!(client.show(&handle).unwrap(), fake::shown());
     assert_eq!(client.list(&List::default()).unwrap().tokens.len(), 2);
     assert_eq!(client.status().unwrap(), r#"{"status":true}"#);
     assert_eq!(client.audit(&AuditQuery::default()).unwrap().lines, ["{}"]);
@@ -185,7 +185,7 @@ fn every_verb_by_the_asynchronous_client() {
         assert_eq!(refused.map(drop).unwrap_err().code(), Some(ErrorCode::NotPermitted));
         assert_eq!(client.revoke(&revoke()).await.unwrap().ids, [fake::id()]);
         let handle = Handle("01M8".into());
-        assert_eq!(client.show(&handle).await.unwrap(), fake::info());
+        assert_eq!(client.show(&handle).await.unwrap(), fake::shown());
         assert_eq!(client.list(&List::default()).await.unwrap().tokens.len(), 2);
         assert_eq!(client.status().await.unwrap(), r#"{"status":true}"#);
         assert_eq!(client.audit(&AuditQuery::default()).await.unwrap().lines, ["{}"]);

@@ -13,8 +13,9 @@ use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
     Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Foreign,
-    Handle, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Reply,
-    Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch, Which,
+    Handle, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Relative,
+    Reply, Request, Revoke, SecretText, ServerHello, Shown, State, TokenFacts, TokenInfo, Tokens, UsesBy, Validate,
+    Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -321,7 +322,25 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 ImportOutcome::Refused("too weak".into()),
             ]),
         ),
+        ("shown", Answer::Shown(Box::new(shown()))),
     ]
+}
+
+fn shown() -> Shown {
+    let by = |unit: Option<&str>| UsesBy {
+        unit: unit.map(str::to_owned),
+        uid: 34,
+        at: UnixTime::from_micros(1_796_000_000_000_001),
+        count: 300,
+    };
+    let relative = Relative {
+        id: other_id(),
+        head: None,
+        state: State::Rotating,
+        safe_to_cut: Some(false),
+        uses_by: vec![by(Some("backup.service"))],
+    };
+    Shown { info: info(), uses_by: vec![by(None)], safe_to_cut: None, relatives: vec![relative] }
 }
 
 /// Name and content of each vector.

@@ -36,7 +36,7 @@ use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, ImportEntry, ImportOutcome, Issue, Issued,
-    List, Rekey, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -118,12 +118,12 @@ impl Client {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn show(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|info| *info)
+    pub async fn show(&self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|shown| *shown)
     }
 
     /// A page of tokens.

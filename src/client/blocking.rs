@@ -42,7 +42,7 @@ use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, ImportEntry, ImportOutcome,
-    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -143,12 +143,12 @@ impl Client {
         message::changed(self.exchange(Question::Revoke(revoke), Repeat::Harmless, self.options.long_timeout)?)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn show(&mut self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.read(Question::Show(handle))?).map(|info| *info)
+    pub fn show(&mut self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.read(Question::Show(handle))?).map(|shown| *shown)
     }
 
     /// A page of tokens.

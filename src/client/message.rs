@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::ClientError;
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Events, Handle, Hold, ImportEntry, ImportOutcome,
-    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict, Watch,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -62,7 +62,7 @@ take! {
     verdict: Verdict => Box<Verdict>,
     issued: Issued => Box<Issued>,
     changed: Changed => Changed,
-    token: Token => Box<TokenInfo>,
+    shown: Shown => Box<Shown>,
     tokens: Tokens => Tokens,
     json: Json => String,
     audit_lines: AuditLines => AuditLines,

@@ -90,11 +90,9 @@ impl Check<'_> {
         if config.warnings.len() > WARNINGS_MAX || config.warnings.last().is_some_and(Duration::is_zero) {
             self.problem(spot, "[warnings] before has at most 32 durations, each longer than zero");
         }
-        self.unused(spot, "[warnings] before");
 
         let store_spot = set(&mut config.store.path, table.store.path, |v| v.0);
-        let spot = set(&mut config.store.retention, table.store.retention, |v| v.0);
-        self.unused(spot, "[store] retention");
+        set(&mut config.store.retention, table.store.retention, |v| v.0);
         let spot = set(&mut config.store.cache_bytes, table.store.cache_bytes, |v| v.0);
         let text = "[store] cache_bytes is at least 1MiB and at most 1024GiB";
         self.bounds(spot, &config.store.cache_bytes, &CACHE_MIN, &(1 << 40), text);

@@ -11,7 +11,7 @@ use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
     AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Handle, ImportEntry, ImportOutcome, Issue, Issued,
-    List, RekeyProgress, Rekeyed, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    List, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -30,7 +30,7 @@ pub(super) trait Daemon {
     fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError>;
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError>;
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError>;
     fn status(&mut self) -> Result<String, CtlError>;
     fn audit(&mut self, query: &AuditQuery) -> Result<AuditLines, CtlError>;
@@ -107,7 +107,7 @@ impl Daemon for Client {
         Ok(self.revoke(ask)?)
     }
 
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
         Ok(self.show(token)?)
     }
 

@@ -17,8 +17,8 @@ use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
     AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Failure, Foreign, Handle, ImportEntry,
-    ImportOutcome, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, SecretText, TokenInfo, Tokens, Validate,
-    Verdict, Which,
+    ImportOutcome, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, SecretText, Shown, Tokens, Validate, Verdict,
+    Which,
 };
 use crate::time::UnixTime;
 
@@ -102,9 +102,10 @@ impl Daemon for Fake {
         Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
     }
 
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
         self.asked(format!("show {}", token.0))?;
-        Ok(tokens().swap_remove(0))
+        let info = tokens().swap_remove(0);
+        Ok(Shown { info, uses_by: Vec::new(), safe_to_cut: None, relatives: Vec::new() })
     }
 
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError> {

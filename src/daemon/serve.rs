@@ -16,7 +16,7 @@ use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::{Config, Paths};
 use crate::policy::{Own, SystemNames, identify};
 use crate::server::{self, Counters, ServerLimits};
-use crate::service::{Connections, KeyPlaces, Parts, Places, Service};
+use crate::service::{Connections, KeyPlaces, Parts, Places, Service, Sweeper};
 use crate::store::Store;
 use crate::systemd::{Notifier, credentials_directory, watchdog_interval};
 use crate::time::Clock;
@@ -141,11 +141,13 @@ async fn serve(start: Start) -> Result<(), Failure> {
     running.note(EventKind::Start, "done", Some(format!("bearerd {}", env!("CARGO_PKG_VERSION"))));
     running.notifier.ready("serving");
     tracing::info!("serving on {}", running.config.socket.path.display());
+    let sweeper = tokio::spawn(Sweeper::new(Arc::clone(&running.service)).run());
     let ended = running.until_stopped(signals).await;
     running.notifier.stopping();
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
+    let _ = sweeper.await;
     running.service.settle_alerts().await;
     running.end(ended).await
 }

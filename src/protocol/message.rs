@@ -314,7 +314,7 @@ pub enum Answer {
     Issued(Box<Issued>),
     /// To `Revoke`.
     Changed(Changed),
-    /// To `Show`.
+    /// A token's facts alone; no request gets this any more.
     Token(Box<TokenInfo>),
     /// To `List`.
     Tokens(Tokens),
@@ -334,6 +334,8 @@ pub enum Answer {
     Backup(BackupPiece),
     /// To `Import`, in its order.
     Imported(Vec<ImportOutcome>),
+    /// To `Show`.
+    Shown(Box<Shown>),
 }
 
 /// Why a request failed.
@@ -509,6 +511,47 @@ pub struct LastUsed {
     pub from: Option<IpAddr>,
     /// How often in all.
     pub count: u64,
+}
+
+/// A token, who uses it, and its neighbours in the rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// What may be shown of it.
+    pub info: TokenInfo,
+    /// Through whom it was used, the latest first; at most 8 are remembered.
+    pub uses_by: Vec<UsesBy>,
+    /// Whether everyone who used it has moved to its successor; `None` = it has none.
+    pub safe_to_cut: Option<bool>,
+    /// What it was rotated from and to, as far as those are still known and may be shown.
+    pub relatives: Vec<Relative>,
+}
+
+/// The use of a token through one unit and uid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsesBy {
+    /// Through which unit.
+    pub unit: Option<String>,
+    /// Through which uid.
+    pub uid: u32,
+    /// When, the last time.
+    pub at: UnixTime,
+    /// How often.
+    pub count: u64,
+}
+
+/// A neighbour in the rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relative {
+    /// The public handle.
+    pub id: TokenId,
+    /// `<prefix><k>_<id>`; `None` for an imported token.
+    pub head: Option<String>,
+    /// The state at the time of the answer.
+    pub state: State,
+    /// As of [`Shown`].
+    pub safe_to_cut: Option<bool>,
+    /// As of [`Shown`].
+    pub uses_by: Vec<UsesBy>,
 }
 
 /// A new token. No `Debug`; the text is wiped when it is dropped.

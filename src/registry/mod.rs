@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cut;
 pub mod family;
 pub mod filter;
 pub mod first_use;
@@ -13,6 +14,8 @@ pub mod issue;
 pub mod rate;
 pub mod replay;
 pub mod revoke;
+pub mod shown;
+pub mod sweep;
 pub mod validate;
 pub mod view;
 

@@ -28,6 +28,7 @@ mod orders;
 mod presented;
 mod reseal;
 mod settings;
+mod sweep;
 mod trail;
 mod turns;
 mod uses;
@@ -61,6 +62,7 @@ use backup::Backups;
 pub use caller::Caller;
 pub use keys::KeyPlaces;
 pub use settings::Settings;
+pub use sweep::Sweeper;
 use turns::Turns;
 
 /// Listings and audit queries that run at a time: each holds a thread and a page in memory.

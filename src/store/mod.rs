@@ -16,6 +16,7 @@
 //! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
 //! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
 //! | `imports` | imported tokens, by their digest |
+//! | `marks` | how far the sweeper has come |
 #![forbid(unsafe_code)]
 
 pub mod backup;
@@ -28,6 +29,7 @@ mod imports;
 mod journal;
 mod kept;
 mod keys;
+mod marks;
 mod queue;
 mod rebuild;
 pub mod record;
@@ -58,6 +60,7 @@ pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
+pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
 pub use rebuild::{Renew, Renewed};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
@@ -204,6 +207,7 @@ struct Shared {
     options: StoreOptions,
     hot: Hot,
     usage: Usage,
+    sweep: marks::Sweep,
     queue: Queue,
     /// The newest durable generation.
     generation: AtomicU64,
@@ -266,6 +270,7 @@ impl Store {
             options,
             hot: Hot::new(options.hot_records),
             usage: Usage::default(),
+            sweep: marks::Sweep::default(),
             queue: Queue::default(),
             generation: AtomicU64::new(standing.generation),
             announced: watch::Sender::new(standing.generation),
@@ -275,6 +280,7 @@ impl Store {
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
+        shared.sweep.load(&shared.engine, &*shared.sealer)?;
         let commits = Writer::start(Arc::clone(&shared), standing)?;
         // After its first commit, which makes the tables that an older version did not have.
         if shared.engine.read(imports::any)? {

@@ -47,6 +47,8 @@ pub(super) const META_STANDING: &str = "standing";
 pub(super) const META_SEAL: &str = "seal";
 /// [`super::journal::Told`], sealed.
 pub(super) const META_TOLD: &str = "told";
+/// [`super::SweepMarks`], sealed.
+pub(super) const META_SWEEP: &str = "sweep";
 
 /// What every commit writes anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +211,16 @@ impl Rows {
         let expiry = record.expires_at.map(|at| expiry_key(at, record.id));
         Self { expiry, live, index, import: imports::row(record) }
     }
+}
+
+/// Whether two states of a token have the same rows, seen without making them.
+pub(super) fn same_rows(old: &TokenRecord, new: &TokenRecord) -> bool {
+    old.expires_at == new.expires_at
+        && live_until(old) == live_until(new)
+        && old.issuer_uid == new.issuer_uid
+        && old.subject == new.subject
+        && old.issuer == new.issuer
+        && old.labels == new.labels
 }
 
 /// Until when a token counts as its issuer's; `None` once it has ended by decision. No expiry = the end of time.

@@ -10,6 +10,7 @@ use redb::ReadableTable;
 
 use super::error::{StoreError, read_error};
 use super::journal::{self, KEPT_WHEN_FULL};
+use super::marks::{Moves, SweepMarks};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
 use super::{Sealer, hot::Hot, imports};
@@ -36,6 +37,8 @@ pub struct Txn<'t> {
     pub(super) issue_ok: bool,
     /// The newest generation, with those of accepted jobs.
     generation: u64,
+    /// What becomes of the sweeper's marks.
+    pub(super) moves: Moves,
     pub(super) job: Held,
     changed: Vec<TokenId>,
     pub(super) wrote: bool,
@@ -51,6 +54,7 @@ pub(super) struct Held {
     tokens: BTreeMap<TokenId, Change>,
     outbox: Vec<(u64, Vec<u8>)>,
     pub(super) header: Option<Vec<u8>>,
+    pub(super) marks: Option<SweepMarks>,
 }
 
 struct Change {
@@ -185,7 +189,7 @@ impl<'t> Txn<'t> {
         issue_ok: bool,
         generation: u64,
     ) -> Self {
-        let (job, changed) = (Held::default(), Vec::new());
+        let (moves, job, changed) = (Moves::default(), Held::default(), Vec::new());
         Self {
             tables,
             sealer,
@@ -193,6 +197,7 @@ impl<'t> Txn<'t> {
             now,
             issue_ok,
             generation,
+            moves,
             job,
             changed,
             wrote: false,
@@ -204,7 +209,10 @@ impl<'t> Txn<'t> {
     /// Writes what the job has held back; from here on its restrictions are seen by lookups.
     pub(super) fn accept(&mut self) -> Result<(), StoreError> {
         let job = std::mem::take(&mut self.job);
-        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.header.is_none());
+        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.header.is_none() && job.marks.is_none());
+        if let Some(marks) = job.marks {
+            self.moves.set(marks);
+        }
         for (id, change) in job.tokens {
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
@@ -294,6 +302,12 @@ impl<'t> Txn<'t> {
     /// Writes one record and moves its keys in the other tables.
     fn apply(&mut self, id: TokenId, change: Change) -> Result<(), redb::StorageError> {
         let tables = &mut self.tables;
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && schema::same_rows(old, new)
+        {
+            // The common case, of uses that are counted and expiries that are told: no keyed hash is needed.
+            return tables.tokens.insert(id.as_bytes(), &*schema::seal_record(self.sealer, new)).map(drop);
+        }
         let old = change.old.map(|record| Rows::of(self.sealer, &record)).unwrap_or_default();
         let new = match &change.new {
             Some(record) => {
@@ -312,6 +326,7 @@ impl<'t> Txn<'t> {
             }
             if let Some(key) = &new.expiry {
                 tables.by_expiry.insert(key, ())?;
+                self.moves.brings(schema::expiry_of(key));
             }
         }
         if old.live != new.live {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::SweepMarks;
 use super::journal::Told;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::schema::Standing;
@@ -49,7 +50,7 @@ macro_rules! first {
     )+ };
 }
 
-first!(Vec<u8>, Told);
+first!(Vec<u8>, Told, SweepMarks);
 
 /// The encodings of what every commit writes.
 #[derive(Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, LENGTH_BYTES};
 use bearerd::protocol::message::{
     Answer, Ask, AuditLines, Changed, ClientHello, Event, Events, Failure, Issued, Rekey, RekeyProgress, Rekeyed,
-    Reply, Request, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch,
+    Reply, Request, SecretText, ServerHello, Shown, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use bearerd::protocol::{MAGIC, VERSION};
 use bearerd::server::{Class, Counters, Handler, ServerLimits, run};
@@ -166,7 +166,7 @@ impl Fake {
             "panic" => panic!("as asked (this panic is part of a test)"),
             _ => {}
         }
-        Answer::Token(Box::new(info()))
+        Answer::Shown(Box::new(shown()))
     }
 }
 
@@ -212,6 +212,10 @@ pub const SECRET: &str = "brdm_01M844DZG0FAY828T5CY4TQKFF_003aUlTJC7tjlCTQj2uNU3
 
 pub fn id() -> TokenId {
     "01M844DZG0FAY828T5CY4TQKFF".parse().unwrap()
+}
+
+pub fn shown() -> Shown {
+    Shown { info: info(), uses_by: Vec::new(), safe_to_cut: None, relatives: Vec::new() }
 }
 
 pub fn info() -> TokenInfo {

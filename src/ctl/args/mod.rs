@@ -25,7 +25,7 @@ pub use facts::FactsArgs;
 pub use filter::FilterArgs;
 pub use import::ImportArgs;
 pub use issue::IssueArgs;
-pub use list::ListArgs;
+pub use list::{ListArgs, Sort};
 pub use scan::ScanArgs;
 use values::{change_handle, handle, required_scope};
 pub use watch::WatchArgs;
@@ -102,7 +102,7 @@ pub enum Command {
     Show(ShowArgs),
     /// List tokens
     ///
-    /// Oldest first. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
+    /// Oldest first, unless --sort is given. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
     /// for other commands. Pages stay stable while tokens come and go.
     List(Box<ListArgs>),
     /// End tokens; in force when the command returns

@@ -11,6 +11,7 @@ pub(super) mod list;
 pub(super) mod rekey;
 pub(super) mod revoke;
 pub(super) mod show;
+mod sorted;
 pub(super) mod status;
 pub(super) mod validate;
 pub(super) mod verify;
@@ -40,7 +41,7 @@ fn json_line(json: &str) -> String {
 fn filter(args: &FilterArgs, daemon: &mut dyn Daemon) -> Result<Filter, CtlError> {
     let mut filter = args.filter();
     if let Some(member) = &args.family {
-        filter.0.push(Condition::Family(daemon.show(member)?.facts.family));
+        filter.0.push(Condition::Family(daemon.show(member)?.info.facts.family));
     }
     Ok(filter)
 }

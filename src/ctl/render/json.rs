@@ -17,7 +17,7 @@ const ISSUED_BYTES: usize = 256 * 1024;
 
 /// A token.
 #[derive(Serialize)]
-struct Token<'a> {
+pub(super) struct Token<'a> {
     id: String,
     head: Option<&'a str>,
     kind: &'static str,
@@ -59,7 +59,7 @@ struct LastUsed<'a> {
 }
 
 impl<'a> Token<'a> {
-    fn of(info: &'a TokenInfo) -> Self {
+    pub(super) fn of(info: &'a TokenInfo) -> Self {
         let facts = &info.facts;
         let time = |at: Option<UnixTime>| at.map(|at| at.to_string());
         let id = |id: Option<TokenId>| id.map(|id| id.to_string());
@@ -108,7 +108,7 @@ pub fn rate(rate: &Rate) -> String {
     format!("{}/{}", rate.count, format_duration(rate.per))
 }
 
-fn to_text(value: &impl Serialize) -> String {
+pub(super) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("own types with text keys serialise")
 }
 

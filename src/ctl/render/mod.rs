@@ -9,6 +9,7 @@ pub mod import;
 pub mod json;
 pub mod page;
 pub mod rekey;
+pub mod shown;
 pub mod status;
 pub mod style;
 pub mod token;

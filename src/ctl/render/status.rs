@@ -75,6 +75,10 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             store.text("path").unwrap_or_default(),
             sentence([
                 store.number("tokens").map(|number| plural(number, "token")),
+                store
+                    .number("expiring_7d")
+                    .filter(|number| *number > 0)
+                    .map(|number| format!("{} expiring this week", count(number))),
                 store.number("bytes").map(bytes),
                 store.number("free_bytes").map(|free| format!("{} free in it", bytes(free))),
                 store.number("disk_free_bytes").map(|free| format!("{} on its disk", bytes(free))),

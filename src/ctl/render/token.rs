@@ -192,8 +192,9 @@ fn row(info: &TokenInfo, now: UnixTime) -> Vec<String> {
 
 /// How many characters tell the ids of a page apart, and [`ID_SHORT`] at least. Tokens of one millisecond share more.
 fn distinct(tokens: &[TokenInfo]) -> usize {
-    let ids: Vec<String> = tokens.iter().map(|info| info.facts.id.to_string()).collect();
-    // Pages are in order of ids, so that those that share most stand side by side.
+    let mut ids: Vec<String> = tokens.iter().map(|info| info.facts.id.to_string()).collect();
+    ids.sort_unstable();
+    // In order, those that share most stand side by side.
     let shared = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
     ids.windows(2).map(|pair| shared(pair) + 1).max().unwrap_or(0).max(ID_SHORT)
 }
