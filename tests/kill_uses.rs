@@ -72,7 +72,7 @@ fn five_uses_are_five_over_all_lives() {
         let mut client = daemon.client();
         let before = active.load(Ordering::Acquire);
         killed_amid += usize::from(before < uses);
-        let left = client.show(&Handle(id.to_string())).unwrap().facts.uses_left.unwrap();
+        let left = client.show(&Handle(id.to_string())).unwrap().info.facts.uses_left.unwrap();
         let left = usize::try_from(left).unwrap();
         assert!(before + left <= uses, "{round}: {before} were active, {left} are left of {uses}");
         let lost = uses - before - left;
