@@ -308,7 +308,7 @@ fn what_is_bad_is_refused_and_nothing_is_touched() {
         assert_eq!(fs::read(daemon.path("state/tokens.redb")).unwrap(), store);
         assert_eq!(lying(&daemon), ["tokens.redb"]);
     };
-    // Every cut and every bit is tried where no program has to be started for it: `tests/backup_file.rs`.
+    // Every cut and every byte is tried where no program has to be started for it: `tests/backup_file.rs`.
     for cut in [0, 1, 16, 17, 20, 200, whole.len() / 2, whole.len() - 33, whole.len() - 1] {
         refused(&whole[..cut]);
     }
