@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Handle, Issue, Issued,
-    LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, Chosen, ClientHello, Condition, Edit, Ends, Failure, Filter, Handle,
+    Hold, Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello, State,
+    TokenFacts, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -231,6 +231,60 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("audit-summary", Ask::AuditSummary(Handle("01M844DZG0FA".into()))),
         ("audit-verify", Ask::AuditVerify),
         ("clock-reset", Ask::ClockReset),
+        ("revoke by filter", revoke(Which::Filter(Condition::Subject("s".into()).into()))),
+        (
+            "suspend by handles",
+            Ask::Suspend(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: Some("odd".into()),
+                dry_run: false,
+            }),
+        ),
+        (
+            "suspend by filter",
+            Ask::Suspend(Hold { which: Chosen::Filter(Condition::All.into()), reason: None, dry_run: true }),
+        ),
+        (
+            "resume by handles",
+            Ask::Resume(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: None,
+                dry_run: false,
+            }),
+        ),
+        ("edit", Ask::Edit(Edit { name: Some("n".into()), ..Edit::of(Handle("01M844DZG0FAY828".into())) })),
+        (
+            "edit, all given",
+            Ask::Edit(Edit {
+                token: Handle("01M844DZG0FAY828".into()),
+                name: Some("n".into()),
+                labels: [("env".to_owned(), "prod".to_owned())].into(),
+                unlabel: vec!["team".into()],
+                allow_from: Some(vec!["192.0.2.0/24".into()]),
+                allow_units: Some(vec!["backup.service".into()]),
+                allow_uids: Some(Vec::new()),
+                scopes: Some(vec!["a".into()]),
+                drop_scopes: vec!["b:*".into()],
+                ends: Some(Ends::At(UnixTime::from_secs(1_796_000_000))),
+            }),
+        ),
+        (
+            "edit, for a time from now",
+            Ask::Edit(Edit {
+                ends: Some(Ends::In(Duration::from_secs(3600))),
+                ..Edit::of(Handle("01M844DZG0FAY828".into()))
+            }),
+        ),
+        ("renew", Ask::Renew(Handle("01M844DZG0FAY828".into()))),
+        ("rotate", Ask::Rotate(Rotate { token: Handle("01M844DZG0FAY828".into()), now: false, grace: None })),
+        (
+            "rotate, all given",
+            Ask::Rotate(Rotate {
+                token: Handle("01M844DZG0FAY828".into()),
+                now: true,
+                grace: Some(Duration::from_secs(300)),
+            }),
+        ),
     ]
 }
 
@@ -256,6 +310,28 @@ fn replies() -> Vec<(&'static str, Answer)> {
             Answer::AuditLines(AuditLines { lines: vec!["{\"seq\":1}".into()], next: "c".into(), end: true }),
         ),
         ("time", Answer::Time(UnixTime::from_micros(1_796_000_000_000_001))),
+        (
+            "rotated",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: Some(UnixTime::from_secs(1_796_604_800)),
+                grace: Duration::from_secs(300),
+                replaced: None,
+                ended: None,
+            })),
+        ),
+        (
+            "rotated, all given",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: None,
+                grace: Duration::ZERO,
+                replaced: Some(id()),
+                ended: Some(other_id()),
+            })),
+        ),
     ]
 }
 

@@ -31,7 +31,8 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Edit, Handle, Hold, Issue, Issued, List, Revoke, Rotate, Rotated,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -111,6 +112,47 @@ impl Client {
     /// Any [`ClientError`]; repeating it does no harm.
     pub async fn revoke(&self, revoke: &Revoke<'_>) -> Result<Changed, ClientError> {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
+    }
+
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn suspend(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Suspend(hold), Repeat::Harmless).await?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn resume(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Resume(hold), Repeat::Harmless).await?)
+    }
+
+    /// Changes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn edit(&self, edit: &Edit) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Edit(edit), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Gives a token its life again. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn renew(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Renew(handle), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Makes a token's successor. Never sent twice by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] there may be a successor that nobody has:
+    /// to ask again is safe, and puts another in its place.
+    pub async fn rotate(&self, rotate: &Rotate) -> Result<Rotated, ClientError> {
+        message::rotated(self.long(Question::Rotate(rotate), Repeat::Unbegun).await?).map(|it| *it)
     }
 
     /// One token's facts.

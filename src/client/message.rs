@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Edit, Handle, Hold, Issue, Issued, List, Revoke, Rotate, Rotated,
+    TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +30,11 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    Suspend(&'a Hold),
+    Resume(&'a Hold),
+    Edit(&'a Edit),
+    Renew(&'a Handle),
+    Rotate(&'a Rotate),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -54,6 +60,7 @@ take! {
     json: Json => String,
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
+    rotated: Rotated => Box<Rotated>,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -69,7 +76,7 @@ pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, Cli
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Request, Which};
+    use crate::protocol::message::{Ask, Chosen, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -86,6 +93,9 @@ mod tests {
         let handle = Handle("01M".into());
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
+        let hold = Hold { which: Chosen::Handles(vec![handle.clone()]), reason: None, dry_run: true };
+        let edit = Edit { name: Some("n".into()), ..Edit::of(handle.clone()) };
+        let rotate = Rotate { token: handle.clone(), now: true, grace: None };
         let batch = vec![validate.clone(), validate.clone()];
         let pairs = [
             (Question::Validate(&validate), Ask::Validate(validate.clone())),
@@ -99,6 +109,11 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Suspend(&hold), Ask::Suspend(hold.clone())),
+            (Question::Resume(&hold), Ask::Resume(hold.clone())),
+            (Question::Edit(&edit), Ask::Edit(edit.clone())),
+            (Question::Renew(&handle), Ask::Renew(handle.clone())),
+            (Question::Rotate(&rotate), Ask::Rotate(rotate.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

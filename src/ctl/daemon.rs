@@ -10,7 +10,8 @@ use crate::client::blocking::Client;
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Edit, Handle, Hold, Issue, Issued, List, Revoke, Rotate, Rotated, TokenInfo,
+    Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -26,6 +27,11 @@ pub(super) trait Daemon {
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
     fn audit_verify(&mut self) -> Result<String, CtlError>;
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError>;
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError>;
 }
 
 /// How long an answer may take.
@@ -101,6 +107,26 @@ impl Daemon for Client {
 
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError> {
         Ok(self.clock_reset()?)
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.suspend(ask)?)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.resume(ask)?)
+    }
+
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError> {
+        Ok(self.edit(ask)?)
+    }
+
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+        Ok(self.renew(token)?)
+    }
+
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError> {
+        Ok(self.rotate(ask)?)
     }
 }
 

@@ -106,6 +106,17 @@ pub enum CtlError {
     /// Standard output can't be written.
     #[error("can't write the output: {0}; write it elsewhere")]
     Output(#[source] io::Error),
+    /// A successor was made and can't be handed over; its predecessor is as good as before.
+    #[error(
+        "token {id} was made but can't be printed: {source}; it is lost, so rotate again, which puts another in its \
+         place: bearerctl rotate {id}"
+    )]
+    SuccessorLost {
+        /// Its id.
+        id: crate::token::TokenId,
+        /// Why.
+        source: io::Error,
+    },
     /// A token was made and can't be handed over.
     #[error("token {id} was made but can't be printed: {source}; it is lost, so revoke it: bearerctl revoke {id}")]
     TokenLost {
@@ -127,7 +138,7 @@ impl CtlError {
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
             Self::Refused(failure) => status_of(failure.code),
-            Self::Output(_) | Self::TokenLost { .. } => OUTPUT,
+            Self::Output(_) | Self::TokenLost { .. } | Self::SuccessorLost { .. } => OUTPUT,
         }
     }
 
@@ -145,7 +156,7 @@ impl CtlError {
             Self::Protocol(_) => "protocol",
             Self::Refused(failure) => failure.code.name(),
             Self::Output(_) => "output",
-            Self::TokenLost { .. } => "token_lost",
+            Self::TokenLost { .. } | Self::SuccessorLost { .. } => "token_lost",
         }
     }
 }
@@ -188,6 +199,8 @@ mod tests {
                 (70, "internal"),
                 (75, "undecided"),
                 (75, "stopping"),
+                (1, "already_rotated"),
+                (1, "wrong_state"),
                 (70, "unsupported"),
                 (64, "frame_too_large"),
                 (70, "bad_frame"),

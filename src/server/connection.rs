@@ -448,7 +448,7 @@ fn push_failure(output: &mut WriteBuffer, greeted: bool, failure: &Failure) {
 }
 
 fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Answer) {
-    let secret = matches!(body, Answer::Issued(_));
+    let secret = body.is_secret();
     let bytes = output.push(&Reply { id, body }, secret);
     let failure = if bytes > REPLY_MAX {
         Failure::new(ErrorCode::Internal, "the reply would be longer than a frame may be: ask for fewer at a time")

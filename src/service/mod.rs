@@ -18,8 +18,16 @@
 
 mod caller;
 mod changes;
+mod clock;
+mod edit;
 mod hold;
+mod issue;
+mod names;
 mod orders;
+mod renew;
+mod revoke;
+mod right;
+mod rotate;
 mod settings;
 mod trail;
 mod turns;
@@ -212,6 +220,18 @@ impl Service {
             }
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
+            Ask::Edit(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.edit(&caller, request).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Renew(handle) => {
+                let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
+                later(async move { service.renew(&caller, handle).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Rotate(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.rotate(&caller, request).await.map(|it| Answer::Rotated(Box::new(it))) })
+            }
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
