@@ -368,8 +368,6 @@ fn what_nothing_uses_yet_is_remarked_where_it_is_set() {
     );
     let told: Vec<String> = config.remarks.iter().map(ToString::to_string).collect();
     for (line, key) in [
-        (2, "[rotation] grace"),
-        (3, "[rotation] overlap"),
         (4, "[rotation] on_reuse"),
         (6, "[warnings] before"),
         (8, "[store] retention"),
@@ -379,7 +377,7 @@ fn what_nothing_uses_yet_is_remarked_where_it_is_set() {
         let text = format!("bearerd.toml:{line}: {key} is set, and in this version nothing uses it yet");
         assert!(told.iter().any(|remark| remark.ends_with(&text)), "{text} is not in {told:?}");
     }
-    assert_eq!(told.len(), 7, "{told:?}");
+    assert_eq!(told.len(), 5, "{told:?}");
 }
 
 #[test]

@@ -386,7 +386,7 @@ fn rotate_prints_the_token_alone_and_the_rest_beside_it() {
             facts: TokenFacts { predecessor: Some(SECOND.parse().unwrap()), ..bare(ID, "x").facts },
             ..bare(ID, "x")
         },
-        predecessor_ends_at: Some(now()),
+        predecessor_ends_at: Some(bare(ID, "x").facts.issued_at),
         grace: Duration::ZERO,
         replaced: Some(SECOND.parse().unwrap()),
         ended: Some(ID.parse().unwrap()),

@@ -320,7 +320,7 @@ pub fn rotated(rotated: &Rotated, now: UnixTime, room: Option<usize>) -> String 
     let mut text = issued(&rotated.info, now, room);
     let Some(old) = rotated.info.facts.predecessor else { return text };
     text.push_str(&match rotated.predecessor_ends_at {
-        Some(at) if at > now => format!(
+        Some(at) if at > rotated.info.facts.issued_at => format!(
             "The old one, {old}, stays good until {} after the new one's first use, and no longer than {}.\n",
             format_duration(rotated.grace),
             both(at, now)
