@@ -12,10 +12,10 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Event, Events, Failure, Filter, Foreign,
-    Handle, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Relative,
-    Reply, Request, Revoke, SecretText, ServerHello, Shown, State, TokenFacts, TokenInfo, Tokens, UsesBy, Validate,
-    Verdict, Watch, Which,
+    Answer, Ask, AuditLines, AuditQuery, Changed, Chosen, ClientHello, Condition, Edit, Ends, Event, Events, Failure,
+    Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey,
+    RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello, Shown, State,
+    TokenFacts, TokenInfo, Tokens, UsesBy, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -260,6 +260,60 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
                 },
             ]),
         ),
+        ("revoke by filter", revoke(Which::Filter(Condition::Subject("s".into()).into()))),
+        (
+            "suspend by handles",
+            Ask::Suspend(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: Some("odd".into()),
+                dry_run: false,
+            }),
+        ),
+        (
+            "suspend by filter",
+            Ask::Suspend(Hold { which: Chosen::Filter(Condition::All.into()), reason: None, dry_run: true }),
+        ),
+        (
+            "resume by handles",
+            Ask::Resume(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: None,
+                dry_run: false,
+            }),
+        ),
+        ("edit", Ask::Edit(Edit { name: Some("n".into()), ..Edit::of(Handle("01M844DZG0FAY828".into())) })),
+        (
+            "edit, all given",
+            Ask::Edit(Edit {
+                token: Handle("01M844DZG0FAY828".into()),
+                name: Some("n".into()),
+                labels: [("env".to_owned(), "prod".to_owned())].into(),
+                unlabel: vec!["team".into()],
+                allow_from: Some(vec!["192.0.2.0/24".into()]),
+                allow_units: Some(vec!["backup.service".into()]),
+                allow_uids: Some(Vec::new()),
+                scopes: Some(vec!["a".into()]),
+                drop_scopes: vec!["b:*".into()],
+                ends: Some(Ends::At(UnixTime::from_secs(1_796_000_000))),
+            }),
+        ),
+        (
+            "edit, for a time from now",
+            Ask::Edit(Edit {
+                ends: Some(Ends::In(Duration::from_secs(3600))),
+                ..Edit::of(Handle("01M844DZG0FAY828".into()))
+            }),
+        ),
+        ("renew", Ask::Renew(Handle("01M844DZG0FAY828".into()))),
+        ("rotate", Ask::Rotate(Rotate { token: Handle("01M844DZG0FAY828".into()), now: false, grace: None })),
+        (
+            "rotate, all given",
+            Ask::Rotate(Rotate {
+                token: Handle("01M844DZG0FAY828".into()),
+                now: true,
+                grace: Some(Duration::from_secs(300)),
+            }),
+        ),
     ]
 }
 
@@ -323,6 +377,28 @@ fn replies() -> Vec<(&'static str, Answer)> {
             ]),
         ),
         ("shown", Answer::Shown(Box::new(shown()))),
+        (
+            "rotated",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: Some(UnixTime::from_secs(1_796_604_800)),
+                grace: Duration::from_secs(300),
+                replaced: None,
+                ended: None,
+            })),
+        ),
+        (
+            "rotated, all given",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: None,
+                grace: Duration::ZERO,
+                replaced: Some(id()),
+                ended: Some(other_id()),
+            })),
+        ),
     ]
 }
 

@@ -35,8 +35,9 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, ImportEntry, ImportOutcome, Issue, Issued,
-    List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Handle, Hold, ImportEntry, ImportOutcome,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo, Tokens, Validate,
+    Verdict,
 };
 use crate::time::UnixTime;
 
@@ -119,6 +120,48 @@ impl Client {
     }
 
     /// One token: its facts, who uses it, and its neighbours in the rotation.
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn suspend(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Suspend(hold), Repeat::Harmless).await?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn resume(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Resume(hold), Repeat::Harmless).await?)
+    }
+
+    /// Changes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn edit(&self, edit: &Edit) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Edit(edit), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Gives a token its life again. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn renew(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Renew(handle), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Makes a token's successor. Never sent twice by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] there may be a successor that nobody has:
+    /// to ask again is safe, and puts another in its place.
+    pub async fn rotate(&self, rotate: &Rotate) -> Result<Rotated, ClientError> {
+        message::rotated(self.long(Question::Rotate(rotate), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// One token's facts.
     ///
     /// # Errors
     /// Any [`ClientError`].

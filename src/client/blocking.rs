@@ -41,8 +41,9 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, ImportEntry, ImportOutcome,
-    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Failure, Handle, Hold, ImportEntry,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
+    Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -144,6 +145,50 @@ impl Client {
     }
 
     /// One token: its facts, who uses it, and its neighbours in the rotation.
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn suspend(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Suspend(hold), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn resume(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Resume(hold), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Changes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub fn edit(&mut self, edit: &Edit) -> Result<TokenInfo, ClientError> {
+        message::token(self.exchange(Question::Edit(edit), Repeat::Unbegun, self.options.long_timeout)?).map(|it| *it)
+    }
+
+    /// Gives a token its life again. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub fn renew(&mut self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.exchange(Question::Renew(handle), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|it| *it)
+    }
+
+    /// Makes a token's successor. Never sent twice by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] there may be a successor that nobody has:
+    /// to ask again is safe, and puts another in its place.
+    pub fn rotate(&mut self, rotate: &Rotate) -> Result<Rotated, ClientError> {
+        message::rotated(self.exchange(Question::Rotate(rotate), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|it| *it)
+    }
+
+    /// One token's facts.
     ///
     /// # Errors
     /// Any [`ClientError`].

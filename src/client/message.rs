@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Events, Handle, Hold, ImportEntry, ImportOutcome,
-    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict, Watch,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Events, Handle, Hold, ImportEntry,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
+    Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -42,6 +43,9 @@ pub(super) enum Question<'a> {
     #[allow(dead_code, reason = "the numbers of what follows count it")]
     #[allow(dead_code, reason = "the numbers of what follows count it")]
     Import(&'a [ImportEntry<'a>]),
+    Edit(&'a Edit),
+    Renew(&'a Handle),
+    Rotate(&'a Rotate),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -62,6 +66,7 @@ take! {
     verdict: Verdict => Box<Verdict>,
     issued: Issued => Box<Issued>,
     changed: Changed => Changed,
+    token: Token => Box<TokenInfo>,
     shown: Shown => Box<Shown>,
     tokens: Tokens => Tokens,
     json: Json => String,
@@ -71,6 +76,7 @@ take! {
     rekeyed: Rekeyed => Box<Rekeyed>,
     rekey_progress: RekeyProgress => RekeyProgress,
     backup: Backup => BackupPiece,
+    rotated: Rotated => Box<Rotated>,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -95,7 +101,7 @@ pub(super) fn imported(answer: Answer, asked: usize) -> Result<Vec<ImportOutcome
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Foreign, Request, Which};
+    use crate::protocol::message::{Ask, Chosen, Foreign, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -112,6 +118,9 @@ mod tests {
         let handle = Handle("01M".into());
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
+        let hold = Hold { which: Chosen::Handles(vec![handle.clone()]), reason: None, dry_run: true };
+        let edit = Edit { name: Some("n".into()), ..Edit::of(handle.clone()) };
+        let rotate = Rotate { token: handle.clone(), now: true, grace: None };
         let batch = vec![validate.clone(), validate.clone()];
         let import = vec![
             ImportEntry { token: Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"), facts: issue.clone(), expires_at: None },
@@ -135,6 +144,11 @@ mod tests {
             (Question::RecoveryKey, Ask::RecoveryKey),
             (Question::Backup(BackupAsk { after: Some(300) }), Ask::Backup(BackupAsk { after: Some(300) })),
             (Question::Import(&import), Ask::Import(import.clone())),
+            (Question::Suspend(&hold), Ask::Suspend(hold.clone())),
+            (Question::Resume(&hold), Ask::Resume(hold.clone())),
+            (Question::Edit(&edit), Ask::Edit(edit.clone())),
+            (Question::Renew(&handle), Ask::Renew(handle.clone())),
+            (Question::Rotate(&rotate), Ask::Rotate(rotate.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

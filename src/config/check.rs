@@ -78,10 +78,8 @@ impl Check<'_> {
         self.lives("session", &mut config.tokens.session, table.tokens.session);
         self.lives("machine", &mut config.tokens.machine, table.tokens.machine);
 
-        let spot = set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
-        self.unused(spot, "[rotation] grace");
-        let spot = set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
-        self.unused(spot, "[rotation] overlap");
+        set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
+        set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
         set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
 
         let spot = set(&mut config.warnings, table.warnings.before, |v| v.into_iter().map(|span| span.0).collect());

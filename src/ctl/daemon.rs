@@ -10,8 +10,8 @@ use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Handle, ImportEntry, ImportOutcome, Issue, Issued,
-    List, RekeyProgress, Rekeyed, Revoke, Shown, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Event, Handle, Hold, ImportEntry, ImportOutcome,
+    Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -44,6 +44,11 @@ pub(super) trait Daemon {
     fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
     fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError>;
     fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError>;
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError>;
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError>;
 }
 
 /// How long an answer may take.
@@ -161,6 +166,26 @@ impl Daemon for Client {
 
     fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
         Ok(self.import(entries)?)
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.suspend(ask)?)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.resume(ask)?)
+    }
+
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError> {
+        Ok(self.edit(ask)?)
+    }
+
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+        Ok(self.renew(token)?)
+    }
+
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError> {
+        Ok(self.rotate(ask)?)
     }
 }
 

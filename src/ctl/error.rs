@@ -120,6 +120,17 @@ pub enum CtlError {
     /// Standard output can't be written.
     #[error("can't write the output: {0}; write it elsewhere")]
     Output(#[source] io::Error),
+    /// A successor was made and can't be handed over; its predecessor is as good as before.
+    #[error(
+        "token {id} was made but can't be printed: {source}; it is lost, so rotate again, which puts another in its \
+         place: bearerctl rotate {id}"
+    )]
+    SuccessorLost {
+        /// Its id.
+        id: crate::token::TokenId,
+        /// Why.
+        source: io::Error,
+    },
     /// A token was made and can't be handed over.
     #[error("token {id} was made but can't be printed: {source}; it is lost, so revoke it: bearerctl revoke {id}")]
     TokenLost {
@@ -156,7 +167,11 @@ impl CtlError {
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
             Self::Refused(failure) => status_of(failure.code),
-            Self::Output(_) | Self::TokenLost { .. } | Self::KeyLost { .. } | Self::Write { .. } => OUTPUT,
+            Self::Output(_)
+            | Self::TokenLost { .. }
+            | Self::SuccessorLost { .. }
+            | Self::KeyLost { .. }
+            | Self::Write { .. } => OUTPUT,
         }
     }
 
@@ -176,7 +191,7 @@ impl CtlError {
             Self::Protocol(_) => "protocol",
             Self::Refused(failure) => failure.code.name(),
             Self::Output(_) => "output",
-            Self::TokenLost { .. } => "token_lost",
+            Self::TokenLost { .. } | Self::SuccessorLost { .. } => "token_lost",
             Self::KeyLost { .. } => "key_lost",
         }
     }
@@ -220,6 +235,8 @@ mod tests {
                 (70, "internal"),
                 (75, "undecided"),
                 (75, "stopping"),
+                (1, "already_rotated"),
+                (1, "wrong_state"),
                 (70, "unsupported"),
                 (64, "frame_too_large"),
                 (70, "bad_frame"),

@@ -2,7 +2,7 @@
 //! else.
 //!
 //! Invariant I3: a token comes in from standard input or a file only (`input`), what looks like one among the arguments
-//! is refused unseen (`leak`), and it goes out once, alone, on standard output (`commands::issue`). JSON and exit
+//! is refused unseen (`leak`), and it goes out once, alone, on standard output (`commands::hand_over`). JSON and exit
 //! statuses are a contract: `docs/json.md`.
 
 #![forbid(unsafe_code)]
@@ -71,7 +71,12 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         Command::Validate(args) => commands::validate::run(&args, &connect, console),
         Command::Show(args) => commands::show::run(args, &connect, console),
         Command::List(args) => commands::list::run(&args, &connect, console),
+        Command::Edit(args) => commands::edit::run(*args, &connect, console),
+        Command::Renew(args) => commands::renew::run(&args, &connect, console),
+        Command::Rotate(args) => commands::rotate::run(args, &connect, console),
         Command::Revoke(args) => commands::revoke::run(args, &connect, console),
+        Command::Suspend(args) => commands::hold::run(args, commands::hold::Verb::Suspend, &connect, console),
+        Command::Resume(args) => commands::hold::run(args, commands::hold::Verb::Resume, &connect, console),
         Command::Audit(args) => match args.command {
             None => commands::audit::run(*args, &connect, console),
             Some(AuditCommand::Verify) => commands::verify::run(&connect, console),

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -16,9 +17,9 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Event, Failure, Foreign, Handle, ImportEntry,
-    ImportOutcome, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, SecretText, Shown, Tokens, Validate, Verdict,
-    Which,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Chosen, Edit, Ends, Event, Failure, Foreign, Handle, Hold,
+    ImportEntry, ImportOutcome, Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, SecretText,
+    Shown, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -40,6 +41,7 @@ struct Script {
     imported: VecDeque<Vec<ImportOutcome>>,
     /// After so many questions the connection is gone.
     lost_after: Option<usize>,
+    rotated: Option<Rotated>,
     connects: u32,
 }
 
@@ -185,6 +187,50 @@ impl Daemon for Fake {
         let all = || vec![ImportOutcome::Taken(id); entries.len()];
         Ok(script.imported.pop_front().unwrap_or_else(all))
     }
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.asked(format!("suspend {}", held(ask)))?.changed.clone().unwrap())
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.asked(format!("resume {}", held(ask)))?.changed.clone().unwrap())
+    }
+
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError> {
+        let Edit { token, name, labels, unlabel, allow_from, allow_units, allow_uids, scopes, drop_scopes, ends } = ask;
+        self.asked(format!(
+            "edit {} {name:?} {labels:?} {unlabel:?} {allow_from:?} {allow_units:?} {allow_uids:?} {scopes:?} \
+             {drop_scopes:?} {ends:?}",
+            token.0
+        ))?;
+        Ok(tokens().swap_remove(0))
+    }
+
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+        self.asked(format!("renew {}", token.0))?;
+        Ok(tokens().swap_remove(0))
+    }
+
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError> {
+        let mut script = self.asked(format!("rotate {} {} {:?}", ask.token.0, ask.now, ask.grace))?;
+        let mut info = tokens().swap_remove(0);
+        info.facts.predecessor = Some(SECOND.parse().unwrap());
+        Ok(script.rotated.take().unwrap_or(Rotated {
+            token: SecretText::new(TOKEN.into()),
+            info,
+            predecessor_ends_at: Some(now().saturating_add(Duration::from_secs(7 * 86_400))),
+            grace: Duration::from_secs(300),
+            replaced: None,
+            ended: None,
+        }))
+    }
+}
+
+fn held(ask: &Hold) -> String {
+    let which = match &ask.which {
+        Chosen::Handles(ids) => ids.iter().map(|id| id.0.as_str()).collect::<Vec<_>>().join(","),
+        Chosen::Filter(filter) => filter.to_string(),
+    };
+    format!("{which} {:?} {}", ask.reason, ask.dry_run)
 }
 
 /// Standard output or standard error of a test; takes so many bytes and then fails.
@@ -282,6 +328,12 @@ fn a_token_in_an_argument_is_refused_unseen() {
         &["show", TOKEN][..],
         &["show", &damaged],
         &["revoke", TOKEN],
+        &["rotate", TOKEN],
+        &["renew", TOKEN],
+        &["suspend", TOKEN],
+        &["resume", TOKEN],
+        &["edit", TOKEN, "--name", "x"],
+        &["edit", ID, "--name", TOKEN],
         &["revoke", "--token-file", TOKEN],
         &["issue", TOKEN],
         &["issue", "x", "--label", &label],
@@ -388,6 +440,119 @@ fn revoke_says_what_it_did() {
 
     let short = run(Script::default(), &["revoke", &ID[..11]]);
     assert_eq!((short.status, short.connects), (64, 0));
+}
+
+/// DESIGN: as issue, the token alone on standard output, the rest beside it; one object with --json.
+#[test]
+fn rotate_prints_the_token_alone_and_the_rest_beside_it() {
+    let outcome = run(Script::default(), &["rotate", SECOND, "--grace", "5m"]);
+    assert_eq!((outcome.status, outcome.out), (0, format!("{TOKEN}\n")));
+    assert_eq!(outcome.asked, [format!("rotate {SECOND} false Some(300s)")]);
+    let says = format!("The old one, {SECOND}, stays good until 5m after the new one's first use");
+    assert!(outcome.err.contains(ID) && outcome.err.contains(&says), "{}", outcome.err);
+    assert!(!outcome.err.contains("003aUlTJ"));
+
+    let json = run(Script::default(), &["--json", "rotate", SECOND, "--now"]);
+    let object: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((object["token"].as_str(), object["id"].as_str()), (Some(TOKEN), Some(ID)));
+    assert_eq!((object["predecessor"].as_str(), object["grace"].as_str()), (Some(SECOND), Some("5m")));
+    assert_eq!(object["predecessor_ends_at"], "2026-11-30T17:42:09.000000Z");
+    assert!(object["replaced"].is_null() && object["ended"].is_null());
+    assert_eq!((json.err.as_str(), object.as_object().unwrap().len()), ("", 34));
+    assert_eq!(json.asked, [format!("rotate {SECOND} true None")]);
+
+    let rotated = Rotated {
+        token: SecretText::new(TOKEN.into()),
+        info: TokenInfo {
+            facts: TokenFacts { predecessor: Some(SECOND.parse().unwrap()), ..bare(ID, "x").facts },
+            ..bare(ID, "x")
+        },
+        predecessor_ends_at: Some(bare(ID, "x").facts.issued_at),
+        grace: Duration::ZERO,
+        replaced: Some(SECOND.parse().unwrap()),
+        ended: Some(ID.parse().unwrap()),
+    };
+    let all = run(Script { rotated: Some(rotated), ..Script::default() }, &["rotate", SECOND]);
+    for says in [
+        format!("The old one, {SECOND}, has ended."),
+        format!("{SECOND}, which was never used, is replaced and has ended."),
+        format!("{ID}, from which {SECOND} had taken over, has ended now."),
+    ] {
+        assert!(all.err.contains(&says), "{says:?} is not in {}", all.err);
+    }
+}
+
+/// Whoever does not get the answer, or can't keep it, is told that to ask again is safe.
+#[test]
+fn a_rotation_whose_answer_is_lost_can_be_repeated() {
+    for (error, status) in [(CtlError::Lost("gone".into()), 75), (CtlError::Timeout("late".into()), 75)] {
+        let outcome = run(Script { refusals: [error].into(), ..Script::default() }, &["rotate", ID]);
+        assert_eq!((outcome.status, outcome.asked.len()), (status, 1), "it is not sent again by itself");
+        assert!(outcome.err.contains("to run it again is safe"), "{}", outcome.err);
+    }
+    let screen = Screen { fails: Some(io::ErrorKind::StorageFull), ..Screen::default() };
+    let outcome = run_on(Script::default(), &["rotate", SECOND], screen);
+    assert_eq!(outcome.status, 74);
+    assert!(outcome.err.contains(&format!("bearerctl rotate {ID}")), "{}", outcome.err);
+    for code in [ErrorCode::AlreadyRotated, ErrorCode::WrongState] {
+        assert_eq!(run(refusal(code), &["rotate", ID]).status, 1);
+    }
+}
+
+#[test]
+fn suspend_and_resume_say_what_they_did() {
+    let outcome = run(changed(1, &[ID]), &["suspend", ID, ID, "--reason", "odd"]);
+    assert_eq!((outcome.status, outcome.asked), (0, vec![format!("suspend {ID} Some(\"odd\") false")]));
+    assert_eq!(outcome.out, format!("Suspended {ID}. It is refused until it is resumed.\n"));
+    let again = run(changed(0, &[]), &["suspend", ID]);
+    assert_eq!((again.status, again.out.as_str()), (0, "Nothing changed: suspended already, or ended.\n"));
+    let resumed = run(changed(1, &[ID]), &["resume", ID, "--dry-run"]);
+    assert_eq!((resumed.status, resumed.asked), (0, vec![format!("resume {ID} None true")]));
+    let json = run(changed(1, &[ID]), &["--json", "resume", ID]);
+    assert_eq!(json.out, format!("{{\"count\":1,\"ids\":[\"{ID}\"],\"dry_run\":false}}\n"));
+    let part = run(changed(1, &[ID]), &["resume", ID, SECOND]);
+    assert!(part.out.ends_with("It is held no longer.\n1 was not suspended.\n"), "{}", part.out);
+    assert_eq!(run(changed(1, &[ID]), &["-q", "suspend", ID]).out, "");
+}
+
+#[test]
+fn edit_and_renew_show_the_token_as_it_is_now() {
+    let outcome = run(
+        Script::default(),
+        &[
+            "edit",
+            ID,
+            "--name",
+            "n",
+            "--label",
+            "a=b",
+            "--unlabel",
+            "c",
+            "--allow-from-any",
+            "--allow-unit",
+            "u.service",
+            "--allow-uid",
+            "7",
+            "--scope",
+            "repo:read",
+            "--ttl",
+            "2d",
+        ],
+    );
+    assert_eq!(
+        outcome.asked,
+        [format!(
+            "edit {ID} Some(\"n\") {{\"a\": \"b\"}} [\"c\"] Some([]) Some([\"u.service\"]) Some([7]) \
+             Some([\"repo:read\"]) [] {:?}",
+            Some(Ends::In(Duration::from_secs(2 * 86_400)))
+        )]
+    );
+    assert!(outcome.status == 0 && outcome.out.starts_with(&format!("id            {ID}\n")), "{}", outcome.out);
+    let renewed = run(Script::default(), &["--json", "renew", ID]);
+    let object: Value = serde_json::from_str(&renewed.out).unwrap();
+    assert_eq!((renewed.status, object["id"].as_str(), renewed.asked), (0, Some(ID), vec![format!("renew {ID}")]));
+    assert_eq!(run(Script::default(), &["-q", "renew", ID]).out, "");
+    assert_eq!(run(Script::default(), &["edit", ID, "--label", "a=1", "--label", "a=2"]).status, 64);
 }
 
 #[test]

@@ -103,6 +103,12 @@ pub enum Ask<'a> {
     /// Take in tokens that another system made; up to [`super::BATCH_MAX`].
     #[serde(borrow)]
     Import(Vec<ImportEntry<'a>>),
+    /// Change what a token is called and where it is good; take scopes or time away.
+    Edit(Edit),
+    /// Give a token its life again.
+    Renew(Handle),
+    /// Make a token's successor.
+    Rotate(Rotate),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -251,6 +257,69 @@ pub enum ImportOutcome {
     Refused(String),
 }
 
+/// Change a token. What is `None` or empty stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// Which.
+    pub token: Handle,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Labels to set.
+    pub labels: BTreeMap<String, String>,
+    /// Keys of labels to take off.
+    pub unlabel: Vec<String>,
+    /// The client networks (CIDR) it is good from; none of them = any.
+    pub allow_from: Option<Vec<String>>,
+    /// The units it is good through; none of them = any.
+    pub allow_units: Option<Vec<String>>,
+    /// The uids it is good through; none of them = any.
+    pub allow_uids: Option<Vec<u32>>,
+    /// All that it may do; no more than it might.
+    pub scopes: Option<Vec<String>>,
+    /// Scopes to take away, as they were granted.
+    pub drop_scopes: Vec<String>,
+    /// When it ends; no later than it did.
+    pub ends: Option<Ends>,
+}
+
+impl Edit {
+    /// An edit of nothing yet.
+    pub fn of(token: Handle) -> Self {
+        Self {
+            token,
+            name: None,
+            labels: BTreeMap::new(),
+            unlabel: Vec::new(),
+            allow_from: None,
+            allow_units: None,
+            allow_uids: None,
+            scopes: None,
+            drop_scopes: Vec::new(),
+            ends: None,
+        }
+    }
+}
+
+/// When a token ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ends {
+    /// At this time.
+    At(UnixTime),
+    /// So long from now, by the daemon's clock.
+    In(Duration),
+}
+
+/// Make a token's successor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotate {
+    /// Which.
+    pub token: Handle,
+    /// It ends at once, and not when its successor is in use.
+    pub now: bool,
+    /// How long it stays good after its successor's first use; `None` = as configured.
+    pub grace: Option<Duration>,
+}
+
 /// A page of a listing, by id, which is by time of issue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -312,9 +381,10 @@ pub enum Answer {
     Verdicts(Vec<Verdict>),
     /// To `Issue`: the one reply that delivers the token.
     Issued(Box<Issued>),
-    /// To `Revoke`.
+    /// To `Revoke`, `Suspend` and `Resume`.
     Changed(Changed),
     /// A token's facts alone; no request gets this any more.
+    /// To `Show`, `Edit` and `Renew`.
     Token(Box<TokenInfo>),
     /// To `List`.
     Tokens(Tokens),
@@ -336,6 +406,15 @@ pub enum Answer {
     Imported(Vec<ImportOutcome>),
     /// To `Show`.
     Shown(Box<Shown>),
+    /// To `Rotate`: the one reply that delivers the new token.
+    Rotated(Box<Rotated>),
+}
+
+impl Answer {
+    /// Whether it delivers a token: its bytes are wiped once they are sent.
+    pub const fn is_secret(&self) -> bool {
+        matches!(self, Self::Issued(_) | Self::Rotated(_) | Self::Rekeyed(_))
+    }
 }
 
 /// Why a request failed.
@@ -564,6 +643,24 @@ pub struct Issued {
 }
 
 /// A token's or key's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
+/// A token's successor. No `Debug`; the text is wiped when it is dropped.
+#[derive(Serialize, Deserialize)]
+pub struct Rotated {
+    /// The successor's text: shown this once.
+    pub token: SecretText,
+    /// What it is; its `predecessor` is the token that it takes over from.
+    pub info: TokenInfo,
+    /// When the predecessor ends at the latest, or has ended; `None` when it was revoked.
+    pub predecessor_ends_at: Option<UnixTime>,
+    /// How long the predecessor stays good after the successor's first use, within that.
+    pub grace: Duration,
+    /// The unused successor that this one took the place of.
+    pub replaced: Option<TokenId>,
+    /// The predecessor's own predecessor, which was still good and has ended now.
+    pub ended: Option<TokenId>,
+}
+
+/// A token's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(String);

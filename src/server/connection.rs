@@ -517,7 +517,7 @@ fn stream_place(has_one: bool, place: &Place) -> Result<StreamPlace, Failure> {
 }
 
 fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Answer) {
-    let secret = matches!(body, Answer::Issued(_) | Answer::Rekeyed(_));
+    let secret = body.is_secret();
     let bytes = output.push(&Reply { id, body }, secret);
     let failure = if bytes > REPLY_MAX {
         Failure::new(ErrorCode::Internal, "the reply would be longer than a frame may be: ask for fewer at a time")

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::changes::{GivenUp, announce, default_subject, event_about, limit_reached};
+use super::changes::{GivenUp, announce, event_about, limit_reached};
+use super::issue::default_subject;
 use super::{Caller, Now, Service, Settings, audit_unavailable, later, not_permitted, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;

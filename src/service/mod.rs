@@ -20,13 +20,21 @@ mod alerts;
 mod backup;
 mod caller;
 mod changes;
+mod clock;
+mod edit;
 mod events;
 mod hold;
 mod import;
+mod issue;
 mod keys;
+mod names;
 mod orders;
 mod presented;
+mod renew;
 mod reseal;
+mod revoke;
+mod right;
+mod rotate;
 mod settings;
 mod sweep;
 mod trail;
@@ -252,6 +260,18 @@ impl Service {
             Ask::Import(entries) => self.import(caller, entries),
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
+            Ask::Edit(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.edit(&caller, request).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Renew(handle) => {
+                let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
+                later(async move { service.renew(&caller, handle).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Rotate(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.rotate(&caller, request).await.map(|it| Answer::Rotated(Box::new(it))) })
+            }
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })

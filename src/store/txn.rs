@@ -3,7 +3,7 @@
 //! Invariant: a job writes all or nothing. What it puts and announces is held back until it has returned `Ok`; a job that
 //! returns an error, or panics, leaves no trace in the batch that it shares with others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redb::ReadableTable;
@@ -41,6 +41,8 @@ pub struct Txn<'t> {
     pub(super) moves: Moves,
     pub(super) job: Held,
     changed: Vec<TokenId>,
+    /// Those whose change lets them do more: nobody sees it before it is durable, whatever later jobs do to them.
+    widened: BTreeSet<TokenId>,
     pub(super) wrote: bool,
     /// Of the header that an accepted job has put.
     header_digest: Option<[u8; 32]>,
@@ -62,7 +64,17 @@ struct Change {
     old: Option<TokenRecord>,
     /// As the job wants it; `None` = removed.
     new: Option<TokenRecord>,
-    restricts: bool,
+    shown: Shown,
+}
+
+/// What lookups see of a change until it is durable.
+enum Shown {
+    /// The state before it.
+    Old,
+    /// The state after it.
+    New,
+    /// A state that is good for no more than either of them.
+    Between(Box<TokenRecord>),
 }
 
 impl Txn<'_> {
@@ -90,7 +102,18 @@ impl Txn<'_> {
                 return Err(StoreError::Exists);
             }
         }
-        self.change(record.id, Some(record), effect == Effect::Restricts)
+        let shown = if effect == Effect::Restricts { Shown::New } else { Shown::Old };
+        self.change(record.id, Some(record), shown)
+    }
+
+    /// Puts a whole record that lets the token do less in one way and more in another. Until it is durable, lookups see
+    /// `meanwhile`, which must be good for no more than either the record before or this one.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn put_between(&mut self, record: TokenRecord, meanwhile: TokenRecord) -> Result<(), StoreError> {
+        debug_assert_eq!(record.id, meanwhile.id);
+        self.change(record.id, Some(record), Shown::Between(Box::new(meanwhile)))
     }
 
     /// Removes a token for good, with its last use: the sweeper's, once it has been ended for long enough.
@@ -98,7 +121,7 @@ impl Txn<'_> {
     /// # Errors
     /// As [`Self::record`].
     pub fn remove(&mut self, id: TokenId) -> Result<(), StoreError> {
-        self.change(id, None, true)
+        self.change(id, None, Shown::New)
     }
 
     /// How many live tokens this uid has issued, counted up to `limit`. Live = not revoked, rotated out, exhausted or
@@ -146,14 +169,19 @@ impl Txn<'_> {
         self.now
     }
 
-    fn change(&mut self, id: TokenId, new: Option<TokenRecord>, restricts: bool) -> Result<(), StoreError> {
+    fn change(&mut self, id: TokenId, new: Option<TokenRecord>, shown: Shown) -> Result<(), StoreError> {
         if let Some(change) = self.job.tokens.get_mut(&id) {
             change.new = new;
-            change.restricts |= restricts;
+            // What is between goes first: what the job does later can be wider than the state before it.
+            change.shown = match (std::mem::replace(&mut change.shown, Shown::Old), shown) {
+                (Shown::Between(record), _) | (_, Shown::Between(record)) => Shown::Between(record),
+                (Shown::New, _) | (_, Shown::New) => Shown::New,
+                (Shown::Old, Shown::Old) => Shown::Old,
+            };
             return Ok(());
         }
         let old = self.stored(id)?;
-        self.job.tokens.insert(id, Change { old, new, restricts });
+        self.job.tokens.insert(id, Change { old, new, shown });
         Ok(())
     }
 
@@ -189,7 +217,7 @@ impl<'t> Txn<'t> {
         issue_ok: bool,
         generation: u64,
     ) -> Self {
-        let (moves, job, changed) = (Moves::default(), Held::default(), Vec::new());
+        let (moves, job, changed, widened) = (Moves::default(), Held::default(), Vec::new(), BTreeSet::new());
         Self {
             tables,
             sealer,
@@ -200,6 +228,7 @@ impl<'t> Txn<'t> {
             moves,
             job,
             changed,
+            widened,
             wrote: false,
             header_digest: None,
             failed: None,
@@ -216,8 +245,17 @@ impl<'t> Txn<'t> {
         for (id, change) in job.tokens {
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
-            if change.restricts {
-                self.hot.restrict(id, change.new.clone().map(Arc::new));
+            let shown = match &change.shown {
+                Shown::Old => None,
+                Shown::New => Some(change.new.clone().map(Arc::new)),
+                Shown::Between(record) => Some(Some(Arc::new((**record).clone()))),
+            };
+            // After a widening of the same batch, what this job wants is wider than what is durable: what is seen stays.
+            if let Some(shown) = shown.filter(|_| !self.widened.contains(&id)) {
+                self.hot.restrict(id, shown);
+            }
+            if !matches!(change.shown, Shown::New) {
+                self.widened.insert(id);
             }
             self.apply(id, change).map_err(|error| self.fail(error))?;
         }

@@ -5,11 +5,14 @@
 
 mod audit;
 mod backup;
+mod edit;
 mod facts;
 mod filter;
+mod hold;
 mod import;
 mod issue;
 mod list;
+mod rotate;
 mod scan;
 pub(super) mod values;
 mod watch;
@@ -21,11 +24,14 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
 pub use backup::BackupArgs;
+pub use edit::EditArgs;
 pub use facts::FactsArgs;
 pub use filter::FilterArgs;
+pub use hold::HoldArgs;
 pub use import::ImportArgs;
 pub use issue::IssueArgs;
 pub use list::{ListArgs, Sort};
+pub use rotate::{RenewArgs, RotateArgs};
 pub use scan::ScanArgs;
 use values::{change_handle, handle, required_scope};
 pub use watch::WatchArgs;
@@ -52,7 +58,7 @@ Examples:
   bearerctl audit --token 01M844DZG0FAY828 --summary
   bearerctl scan /srv/app";
 
-/// Makes, checks, lists and revokes the API tokens of this host, and shows who used them.
+/// Makes, checks, lists, rotates and revokes the API tokens of this host, and shows who used them.
 ///
 /// bearerctl talks to bearerd over its Unix socket; the kernel tells the daemon who asks, and the daemon's policy says
 /// what they may do. Tokens are read from standard input or a file, never from an argument: arguments stand in the
@@ -79,7 +85,7 @@ pub struct Globals {
     /// Print JSON for programs; its keys are stable (docs/json.md)
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
-    /// Print only what was asked for; validate and revoke then answer by exit status alone
+    /// Print only what was asked for; validate, revoke, suspend and resume then answer by exit status alone
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
@@ -105,12 +111,37 @@ pub enum Command {
     /// Oldest first, unless --sort is given. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
     /// for other commands. Pages stay stable while tokens come and go.
     List(Box<ListArgs>),
+    /// Change what a token is called and where it is good; take scopes or time away
+    ///
+    /// Name, labels, networks, units and uids change freely; a token that stands for you and that another issued you may
+    /// narrow, and not widen. Scopes and expiry only become less. What is taken away is in force when the command returns.
+    Edit(Box<EditArgs>),
+    /// Give a token its life again
+    ///
+    /// It then expires its own ttl from now, and no later than the end of its lifetime, which was fixed when it was issued:
+    /// at that end it must be rotated or issued anew.
+    Renew(RenewArgs),
+    /// Make a token's successor and print it, this once
+    ///
+    /// The successor is the same but for its secret and its life. The old token stays good until the new one's first use and a
+    /// grace after it ([rotation] in the daemon's configuration), so that there is time to put the new one in its place. While
+    /// the new one was never used, to rotate again by either id replaces it: a lost answer locks nobody out.
+    Rotate(RotateArgs),
     /// End tokens; in force when the command returns
     ///
     /// When the command returns with status 0, the tokens are refused by everything on this host, caches included, and that
     /// survives a power cut. What was revoked before stays so and is counted 0. Of tokens that were rotated, only the
     /// member named is revoked; if another of its family is still good, that is said.
     Revoke(RevokeArgs),
+    /// Hold tokens until they are resumed; in force when the command returns
+    ///
+    /// They are refused as with revoke, and it can be taken back. Their time goes on. What was held or has ended before is
+    /// counted 0.
+    #[command(after_help = hold::SUSPEND_EXAMPLES)]
+    Suspend(HoldArgs),
+    /// Let tokens that are held be good again
+    #[command(after_help = hold::RESUME_EXAMPLES)]
+    Resume(HoldArgs),
     /// Show who used which token, when, from where and through what
     ///
     /// All filters that are given must hold. With --json each line is printed as it stands in the log.
