@@ -1,5 +1,6 @@
 //! An ordinary user's own tokens: what a rule with `:own` gives, and where it ends. Peers of any uid, in this process.
 
+mod daemon;
 mod within;
 
 use std::time::Duration;
@@ -279,4 +280,33 @@ async fn a_holder_without_a_rule_may_end_it_and_nothing_else() {
     let revoke = Revoke { which: Which::Token(&token), reason: None, dry_run: false };
     assert_eq!(within::changed(stranger.ask(Ask::Revoke(revoke)).await).unwrap().count, 1);
     within.stop().await;
+}
+
+/// By the programs, as other users.
+#[test]
+#[ignore = "needs root"]
+fn root_users_look_after_their_own_by_the_programs() {
+    let daemon = daemon::Daemon::start_with(RULES);
+    let request = ["issue", "laptop", "--scope", "repo:read", "--ttl", "1h"];
+    let token = daemon.ctl_as(ALICE, "", &request).exits(0).line();
+    let id = daemon::id_of(&token);
+    let verbs: [&[&str]; 7] = [
+        &["show", &id],
+        &["edit", &id, "--name", "old laptop"],
+        &["renew", &id],
+        &["suspend", &id],
+        &["resume", &id],
+        &["rotate", &id],
+        &["revoke", &id],
+    ];
+    for verb in verbs {
+        let refused = daemon.ctl_as(BOB, "", verb).exits(77);
+        let none =
+            verb.iter().map(|word| if *word == id { "01M844DZG0FAY828T5CY4TQKFF" } else { word }).collect::<Vec<_>>();
+        assert_eq!(daemon.ctl_as(BOB, "", &none).exits(77).stderr, refused.stderr);
+    }
+    for verb in verbs {
+        daemon.ctl_as(ALICE, "", verb).exits(0);
+    }
+    assert_eq!(daemon.ctl(&["--json", "show", &id]).exits(0).json()["state"], "revoked");
 }
