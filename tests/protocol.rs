@@ -12,9 +12,9 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, ClientHello, Condition, Failure, Filter, Handle, Issue, Issued,
-    LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, ClientHello, Condition, Failure, Filter,
+    Handle, Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts,
+    TokenInfo, Tokens, Validate, Verdict, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -231,6 +231,8 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("audit-summary", Ask::AuditSummary(Handle("01M844DZG0FA".into()))),
         ("audit-verify", Ask::AuditVerify),
         ("clock-reset", Ask::ClockReset),
+        ("backup", Ask::Backup(BackupAsk { after: None })),
+        ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
     ]
 }
 
@@ -256,6 +258,16 @@ fn replies() -> Vec<(&'static str, Answer)> {
             Answer::AuditLines(AuditLines { lines: vec!["{\"seq\":1}".into()], next: "c".into(), end: true }),
         ),
         ("time", Answer::Time(UnixTime::from_micros(1_796_000_000_000_001))),
+        (
+            "backup",
+            Answer::Backup(BackupPiece {
+                bytes: vec![0xff, 0, 1],
+                next: Some(3),
+                generation: 77,
+                rows: 1,
+                rows_total: 300,
+            }),
+        ),
     ]
 }
 
