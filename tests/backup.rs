@@ -414,8 +414,14 @@ fn root_what_root_restores_is_the_daemon_users() {
             std::os::unix::fs::chown(entry.unwrap().path(), Some(owner), Some(owner)).unwrap();
         }
     }
-    fs::remove_file(daemon.path("state/tokens.redb")).unwrap();
+    // A new machine: only the key is there.
+    fs::remove_dir_all(daemon.path("state")).unwrap();
+    fs::remove_dir_all(daemon.path("log")).unwrap();
     restore(&daemon, &[text(&file)]).exits(0);
+    for (dir, mode) in [("state", 0o700), ("log", 0o750)] {
+        let made = fs::metadata(daemon.path(dir)).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o7777), (owner, mode));
+    }
     let made = fs::metadata(daemon.path("state/tokens.redb")).unwrap();
     assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (owner, owner, 0o600));
     fs::remove_dir_all(daemon.path("run")).unwrap();

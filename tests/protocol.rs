@@ -12,10 +12,10 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, Changed, Chosen, ClientHello, Condition, Edit, Ends, Event, Events, Failure,
-    Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List, Rate, Rekey,
-    RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello, Shown, State,
-    TokenFacts, TokenInfo, Tokens, UsesBy, Validate, Verdict, Watch, Which,
+    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Chosen, ClientHello, Condition, Edit, Ends,
+    Event, Events, Failure, Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List,
+    Rate, Rekey, RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello,
+    Shown, State, TokenFacts, TokenInfo, Tokens, UsesBy, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -314,6 +314,8 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
                 grace: Some(Duration::from_secs(300)),
             }),
         ),
+        ("backup", Ask::Backup(BackupAsk { after: None })),
+        ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
     ]
 }
 
@@ -398,6 +400,16 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 replaced: Some(id()),
                 ended: Some(other_id()),
             })),
+        ),
+        (
+            "backup",
+            Answer::Backup(BackupPiece {
+                bytes: vec![0xff, 0, 1],
+                next: Some(3),
+                generation: 77,
+                rows: 1,
+                rows_total: 300,
+            }),
         ),
     ]
 }

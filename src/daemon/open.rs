@@ -26,7 +26,7 @@ const SOCKET_MODE: u32 = 0o666;
 /// Mode of the socket's directory, where we make it.
 const SOCKET_DIR_MODE: u32 = 0o755;
 /// Mode of the directory of the log; its group may read.
-const LOG_DIR_MODE: u32 = 0o750;
+pub(super) const LOG_DIR_MODE: u32 = 0o750;
 /// The most that it may have: the group's business is its administrator's.
 const LOG_DIR_MODE_MAX: u32 = 0o775;
 /// Whose members may read the log, where there is such a group.

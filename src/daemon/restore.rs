@@ -16,14 +16,14 @@ use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid
 
 use super::args::{Args, RestoreArgs};
 use super::exit::Failure;
-use super::open::{self, ChainKey, parent, store_failure, store_io};
+use super::open::{self, ChainKey, LOG_DIR_MODE, parent, store_failure, store_io};
 use crate::audit::{AuditEvent, EventKind, Line, Seal, Since, since};
 use crate::config::Config;
 use crate::registry::replay::Replay;
 use crate::store::backup::Backup;
 use crate::store::record::TokenRecord;
 use crate::store::{Boot, FileOptions, Renew, Renewed, StoreError, StoreFile};
-use crate::sys::files::{self, Access, FileError};
+use crate::sys::files::{self, Access, FileError, PRIVATE_DIR};
 use crate::sys::memory::harden_process;
 use crate::systemd;
 use crate::time::{Clock, Mark, SystemTime, UnixTime};
@@ -66,6 +66,17 @@ fn become_owner(config: &Config) -> Result<bool, Failure> {
         return Ok(false);
     }
     let uid = Uid::from_raw(dir.uid());
+    // On a new machine only the key is there yet, and that user may make nothing in /var/lib.
+    for (file, mode) in [(&config.store.path, PRIVATE_DIR), (&config.audit.file, LOG_DIR_MODE)] {
+        let path = parent(file);
+        if files::create_private_dir(path, mode)? {
+            std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid())).map_err(|source| FileError::Io {
+                doing: "hand over",
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+    }
     let changed = match User::from_uid(uid).map_err(Failure::NotThatUser)? {
         Some(user) => {
             let name = std::ffi::CString::new(user.name).expect("a name of the user database has no NUL");

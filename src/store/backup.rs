@@ -242,10 +242,18 @@ pub struct Backup {
 }
 
 /// A row, as it lies in the backup.
-struct Row<'a> {
-    table: &'static dyn Kept,
-    key: &'a [u8],
-    sealed: &'a [u8],
+pub(super) struct Row<'a> {
+    pub(super) table: &'static dyn Kept,
+    pub(super) key: &'a [u8],
+    pub(super) sealed: &'a [u8],
+}
+
+/// A row on its way into a new store.
+pub(super) enum Shown<'a> {
+    /// A token's, with its sealed value.
+    Token(Box<TokenRecord>, &'a [u8]),
+    /// Another, to be put as it is.
+    Other(Row<'a>),
 }
 
 impl Backup {
@@ -330,19 +338,21 @@ impl Backup {
         Ok(Boot { generation, mark, seal, outbox, clean_stop })
     }
 
-    /// Goes through the rows once more, and shows each token's record and where the rows of others go.
+    /// Goes through the rows once more.
     pub(super) fn replay(
         &self,
         input: &mut Input,
         sealer: &dyn Sealer,
         mac: BackupMac,
-        token: &mut dyn FnMut(TokenRecord, &[u8]) -> Result<(), StoreError>,
-        other: &mut dyn FnMut(&'static dyn Kept, &[u8], &[u8]) -> Result<(), StoreError>,
+        each: &mut dyn FnMut(Shown<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.rows(input, mac, &mut |row| match row.table.name() {
-            "tokens" => token(self.record(&row, &open(sealer, &row)?)?, row.sealed),
+            "tokens" => {
+                let record = self.record(&row, &open(sealer, &row)?)?;
+                each(Shown::Token(Box::new(record), row.sealed))
+            }
             "meta" if row.key == META_STANDING.as_bytes() => Ok(()),
-            _ => other(row.table, row.key, row.sealed),
+            _ => each(Shown::Other(row)),
         })
     }
 

@@ -19,6 +19,9 @@ use super::versions::Stored;
 /// A row as it is shown: the key's bytes and the sealed value.
 pub(super) type See<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>;
 
+/// A key's bytes and the sealed value.
+pub(super) type RawRow = (Vec<u8>, Vec<u8>);
+
 /// A table with sealed values, whatever its keys are.
 pub(super) trait Kept: Sync {
     /// Its name, which its values are sealed to.
@@ -28,7 +31,7 @@ pub(super) trait Kept: Sync {
     /// Shows the rows behind `after`, by key, until `see` has enough.
     fn walk(&self, txn: &ReadTransaction, after: Option<&[u8]>, see: See<'_>) -> Result<(), StoreError>;
     /// Puts rows as they are.
-    fn put(&self, txn: &WriteTransaction, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError>;
+    fn put(&self, txn: &WriteTransaction, rows: &[RawRow]) -> Result<(), StoreError>;
     /// Whether that is a key of this table, and what was opened from its place one of its values.
     fn sound(&self, key: &[u8], plain: &[u8]) -> bool;
 }
@@ -138,7 +141,7 @@ impl<K: Bytes> Kept for Sealed<K> {
         Ok(())
     }
 
-    fn put(&self, txn: &WriteTransaction, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError> {
+    fn put(&self, txn: &WriteTransaction, rows: &[RawRow]) -> Result<(), StoreError> {
         let written = (|| {
             let mut table = txn.open_table(self.table)?;
             for (key, value) in rows {

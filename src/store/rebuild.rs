@@ -3,16 +3,14 @@
 //! Invariant: it is written to a new file alone. Whether that takes the place of another is decided by whoever calls,
 //! once this has returned and all of it is synced.
 
-use std::cell::RefCell;
-
 use redb::Database;
 
 use super::Sealer;
-use super::backup::{Backup, Input};
+use super::backup::{Backup, Input, Shown};
 use super::engine::{self, guarded, io_error};
 use super::error::{StoreError, cause};
 use super::file::StoreFile;
-use super::kept::Kept;
+use super::kept::{Kept, RawRow};
 use super::record::TokenRecord;
 use super::schema::{self, META_FORMAT, META_HEADER, META_STANDING, Rows, Standing, Tables};
 use crate::time::Mark;
@@ -47,7 +45,7 @@ pub struct Renewed {
 #[derive(Default)]
 struct Batch {
     tokens: Vec<(TokenRecord, Vec<u8>)>,
-    others: Vec<(&'static dyn Kept, Vec<(Vec<u8>, Vec<u8>)>)>,
+    others: Vec<(&'static dyn Kept, Vec<RawRow>)>,
     rows: usize,
     bytes: usize,
 }
@@ -72,38 +70,20 @@ impl StoreFile {
         let (medium, cache_bytes) = self.into_medium();
         guarded(|| {
             let db = engine::open(&medium, cache_bytes, false)?;
-            let renew = RefCell::new(renew);
-            let batch = RefCell::new(Batch::default());
-            let write_when_full = || {
-                let mut batch = batch.borrow_mut();
-                if batch.rows >= BATCH_ROWS || batch.bytes >= BATCH_BYTES {
-                    write(&db, sealer, std::mem::take(&mut *batch))?;
+            let mut batch = Batch::default();
+            backup.replay(input, sealer, mac, &mut |row| {
+                match row {
+                    Shown::Token(record, sealed) => match renew.change(&record) {
+                        Some(changed) => batch.put_token(schema::seal_record(sealer, &changed), changed),
+                        None => batch.put_token(sealed.to_vec(), *record),
+                    },
+                    Shown::Other(row) if row.table.name() == "outbox" && forgotten(renew, row.key) => {}
+                    Shown::Other(row) => batch.put(row.table, (row.key.to_vec(), row.sealed.to_vec())),
                 }
-                Ok(())
-            };
-            let mut token = |record: TokenRecord, sealed: &[u8]| {
-                let (record, sealed) = match renew.borrow_mut().change(&record) {
-                    Some(changed) => {
-                        let sealed = schema::seal_record(sealer, &changed);
-                        (changed, sealed)
-                    }
-                    None => (record, sealed.to_vec()),
-                };
-                let bytes = sealed.len();
-                batch.borrow_mut().tokens.push((record, sealed));
-                batch.borrow_mut().count(bytes);
-                write_when_full()
-            };
-            let mut other = |table: &'static dyn Kept, key: &[u8], sealed: &[u8]| {
-                let forgotten = |key: [u8; 8]| renew.borrow().forgets(u64::from_be_bytes(key));
-                if table.name() != "outbox" || !key.try_into().is_ok_and(forgotten) {
-                    batch.borrow_mut().put(table, key.to_vec(), sealed.to_vec());
-                }
-                write_when_full()
-            };
-            backup.replay(input, sealer, mac, &mut token, &mut other)?;
-            write(&db, sealer, batch.take())?;
-            let renewed = renew.borrow_mut().finish();
+                if batch.is_full() { write(&db, sealer, std::mem::take(&mut batch)) } else { Ok(()) }
+            })?;
+            write(&db, sealer, batch)?;
+            let renewed = renew.finish();
             finish(&db, sealer, backup, &renewed)?;
             db.close().map_err(|error| StoreError::NotWritten(cause(error)))
         })?;
@@ -114,11 +94,16 @@ impl StoreFile {
 }
 
 impl Batch {
-    fn put(&mut self, table: &'static dyn Kept, key: Vec<u8>, sealed: Vec<u8>) {
-        self.count(key.len() + sealed.len());
+    fn put_token(&mut self, sealed: Vec<u8>, record: TokenRecord) {
+        self.count(sealed.len());
+        self.tokens.push((record, sealed));
+    }
+
+    fn put(&mut self, table: &'static dyn Kept, row: RawRow) {
+        self.count(row.0.len() + row.1.len());
         match self.others.last_mut() {
-            Some((last, rows)) if last.name() == table.name() => rows.push((key, sealed)),
-            _ => self.others.push((table, vec![(key, sealed)])),
+            Some((last, rows)) if last.name() == table.name() => rows.push(row),
+            _ => self.others.push((table, vec![row])),
         }
     }
 
@@ -126,6 +111,14 @@ impl Batch {
         self.rows += 1;
         self.bytes += bytes;
     }
+
+    fn is_full(&self) -> bool {
+        self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    }
+}
+
+fn forgotten(renew: &dyn Renew, key: &[u8]) -> bool {
+    key.try_into().is_ok_and(|key| renew.forgets(u64::from_be_bytes(key)))
 }
 
 fn write(db: &Database, sealer: &dyn Sealer, batch: Batch) -> Result<(), StoreError> {
