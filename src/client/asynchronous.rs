@@ -31,7 +31,8 @@ use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
+    Verdict,
 };
 use crate::time::UnixTime;
 
@@ -111,6 +112,22 @@ impl Client {
     /// Any [`ClientError`]; repeating it does no harm.
     pub async fn revoke(&self, revoke: &Revoke<'_>) -> Result<Changed, ClientError> {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
+    }
+
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn suspend(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Suspend(hold), Repeat::Harmless).await?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn resume(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Resume(hold), Repeat::Harmless).await?)
     }
 
     /// One token's facts.

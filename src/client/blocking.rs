@@ -37,8 +37,8 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
-    Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Failure, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens,
+    Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -137,6 +137,22 @@ impl Client {
     /// Any [`ClientError`]; repeating it does no harm.
     pub fn revoke(&mut self, revoke: &Revoke<'_>) -> Result<Changed, ClientError> {
         message::changed(self.exchange(Question::Revoke(revoke), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn suspend(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Suspend(hold), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn resume(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Resume(hold), Repeat::Harmless, self.options.long_timeout)?)
     }
 
     /// One token's facts.

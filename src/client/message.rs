@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, Changed, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate,
+    Verdict,
 };
 use crate::time::UnixTime;
 
@@ -29,6 +30,8 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    Suspend(&'a Hold),
+    Resume(&'a Hold),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -69,7 +72,7 @@ pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, Cli
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Request, Which};
+    use crate::protocol::message::{Ask, Chosen, Condition, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -84,6 +87,7 @@ mod tests {
         let issue = Issue { name: "ci".into(), max_uses: Some(300), ..Issue::default() };
         let revoke = || Revoke { which: Which::Token("brdm_x"), reason: Some("found".into()), dry_run: false };
         let handle = Handle("01M".into());
+        let hold = Hold { which: Chosen::Filter(Condition::All.into()), reason: Some("found".into()), dry_run: true };
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
         let batch = vec![validate.clone(), validate.clone()];
@@ -99,6 +103,8 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Suspend(&hold), Ask::Suspend(hold.clone())),
+            (Question::Resume(&hold), Ask::Resume(hold.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

@@ -10,7 +10,7 @@ use crate::client::blocking::Client;
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
+    AuditLines, AuditQuery, Changed, Handle, Hold, Issue, Issued, List, Revoke, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -19,6 +19,8 @@ pub(super) trait Daemon {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError>;
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
     fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError>;
     fn status(&mut self) -> Result<String, CtlError>;
@@ -33,7 +35,7 @@ pub(super) trait Daemon {
 pub(super) enum Patience {
     /// As long as a change that waits for its disk.
     Usual,
-    /// As long as going through logs of years.
+    /// As long as going through logs of years, or through all tokens.
     Search,
 }
 
@@ -73,6 +75,14 @@ impl Daemon for Client {
 
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError> {
         Ok(self.revoke(ask)?)
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.suspend(ask)?)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.resume(ask)?)
     }
 
     fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {

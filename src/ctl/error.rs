@@ -103,6 +103,9 @@ pub enum CtlError {
     /// The daemon said no.
     #[error("{0}")]
     Refused(#[from] Failure),
+    /// A person was asked and did not say yes.
+    #[error("not confirmed: nothing was changed")]
+    NotConfirmed,
     /// Standard output can't be written.
     #[error("can't write the output: {0}; write it elsewhere")]
     Output(#[source] io::Error),
@@ -123,6 +126,7 @@ impl CtlError {
             Self::Usage(_) | Self::Argument(_) | Self::TokenInArguments | Self::NoToken(_) | Self::Read { .. } => USAGE,
             Self::BadToken(_) => BAD_DATA,
             Self::Interrupted => 130,
+            Self::NotConfirmed => NO,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
@@ -139,6 +143,7 @@ impl CtlError {
             Self::BadToken(_) => "bad_token",
             Self::Read { .. } => "unreadable",
             Self::Interrupted => "interrupted",
+            Self::NotConfirmed => "not_confirmed",
             Self::Unreachable(_) => "unreachable",
             Self::Timeout(_) => "timeout",
             Self::Lost(_) => "connection_lost",

@@ -16,8 +16,8 @@ use super::error::CtlError;
 use super::render::tests::{AUDIT, TOKEN, bare, now, status_object, tokens};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{
-    AuditLines, AuditQuery, Changed, Failure, Handle, Issue, Issued, List, Revoke, SecretText, TokenInfo, Tokens,
-    Validate, Verdict, Which,
+    AuditLines, AuditQuery, Changed, Chosen, Failure, Handle, Hold, Issue, Issued, List, Revoke, SecretText, TokenInfo,
+    Tokens, Validate, Verdict, Which,
 };
 use crate::time::UnixTime;
 
@@ -49,6 +49,16 @@ impl Fake {
     }
 }
 
+impl Fake {
+    fn held(&self, verb: &str, ask: &Hold) -> Result<Changed, CtlError> {
+        let which = match &ask.which {
+            Chosen::Handles(ids) => ids.iter().map(|id| id.0.as_str()).collect::<Vec<_>>().join(","),
+            Chosen::Filter(filter) => filter.to_string(),
+        };
+        Ok(self.asked(format!("{verb} {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
+    }
+}
+
 impl Daemon for Fake {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError> {
         let what = format!("validate {} {:?} {:?} {:?}", ask.token == TOKEN, ask.scopes, ask.audience, ask.peek);
@@ -67,6 +77,14 @@ impl Daemon for Fake {
             Which::Filter(filter) => filter.to_string(),
         };
         Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        self.held("suspend", ask)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        self.held("resume", ask)
     }
 
     fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {

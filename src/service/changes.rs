@@ -38,7 +38,7 @@ enum Whose {
 }
 
 /// Why a change was given up inside its transaction; nothing was written.
-enum GivenUp {
+pub(super) enum GivenUp {
     Store(StoreError),
     Failure(Failure),
     Denied { needed: String, id: TokenId },
@@ -372,7 +372,7 @@ impl Service {
 
     /// Waits for the lines of durable changes. They are in the outbox already: if the log can't take them now, they
     /// follow later, and the answer is not held back for longer than the audit's `max_wait`, however many they are.
-    async fn recorded(&self, lines: Vec<Receipt>) {
+    pub(super) async fn recorded(&self, lines: Vec<Receipt>) {
         let waited = join_all(lines.into_iter().map(Receipt::wait)).await;
         let late = waited.iter().filter(|line| line.is_err()).count();
         if late > 0 {
@@ -380,7 +380,7 @@ impl Service {
         }
     }
 
-    fn given_up(&self, caller: &Caller, operation: Operation, given_up: GivenUp) -> Failure {
+    pub(super) fn given_up(&self, caller: &Caller, operation: Operation, given_up: GivenUp) -> Failure {
         match given_up {
             GivenUp::Store(error) => store_failure(&error),
             GivenUp::Denied { needed, id } => self.deny(caller, operation, needed, Some(id)),

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod caller;
 mod changes;
 mod hold;
@@ -308,7 +309,9 @@ fn audit_unavailable() -> Failure {
 fn store_failure(error: &StoreError) -> Failure {
     let code = match error {
         StoreError::NoRoom => ErrorCode::NoSpace,
-        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::Stopped => ErrorCode::Unavailable,
+        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::TooManyOrders | StoreError::Stopped => {
+            ErrorCode::Unavailable
+        }
         StoreError::SyncFailed | StoreError::Fatal(_) => ErrorCode::Undecided,
         _ => ErrorCode::Internal,
     };

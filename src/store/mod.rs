@@ -12,6 +12,9 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `order`, `select` | what is to be done to all tokens that are meant; which are |
+//! | `orders`, `tally` | orders in force until all records bear them; counting what they change |
+//! | `upgrade` | what a store of an earlier format lacks |
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -19,15 +22,19 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+pub mod order;
+mod orders;
 mod queue;
 pub mod record;
 mod room;
 mod scan;
 mod schema;
 pub mod select;
+mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
 mod txn;
+mod upgrade;
 mod usage;
 mod versions;
 mod writer;
@@ -45,16 +52,18 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use orders::{Counted, ORDER_IDS_MAX, ORDERS_MAX, OrderPage, Placed};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
 pub use txn::{Effect, Txn};
 
 use self::engine::{Engine, io_error};
+use self::file::Found;
 use self::hot::Hot;
+use self::orders::InForce;
 use self::queue::{Ending, Queue};
 use self::record::{LastUse, TokenRecord};
-use self::schema::Standing;
 use self::usage::{Asks, Usage};
 use self::writer::Writer;
 use crate::time::{Clock, Mark, UnixTime};
@@ -177,6 +186,7 @@ struct Shared {
     clock: Arc<Clock>,
     options: StoreOptions,
     hot: Hot,
+    orders: InForce,
     usage: Usage,
     queue: Queue,
     /// The newest durable generation.
@@ -205,8 +215,8 @@ impl Store {
         clock: Arc<Clock>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        let (engine, standing) = file.create(header, &*sealer, clock.mark())?;
-        Self::start(engine, standing, sealer, clock, options)
+        let (engine, found) = file.create(header, &*sealer, clock.mark())?;
+        Self::start(engine, found, sealer, clock, options)
     }
 
     /// Opens the store of a file, and makes its first commit: from then on the last stop no longer counts as clean.
@@ -220,23 +230,25 @@ impl Store {
         options: StoreOptions,
     ) -> Result<(Self, Boot), StoreError> {
         let boot = file.boot(&*sealer)?;
-        let (engine, standing) = file.into_engine(&*sealer)?;
-        Ok((Self::start(engine, standing, sealer, clock, options)?, boot))
+        let (engine, found) = file.into_engine(&*sealer)?;
+        Ok((Self::start(engine, found, sealer, clock, options)?, boot))
     }
 
     fn start(
         engine: Engine,
-        standing: Standing,
+        found: Found,
         sealer: Arc<dyn Sealer>,
         clock: Arc<Clock>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
+        let Found { format, standing, orders } = found;
         let shared = Arc::new(Shared {
             engine,
             sealer,
             clock,
             options,
             hot: Hot::new(options.hot_records),
+            orders: InForce::new(orders),
             usage: Usage::default(),
             queue: Queue::default(),
             generation: AtomicU64::new(standing.generation),
@@ -246,7 +258,7 @@ impl Store {
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
-        let commits = Writer::start(Arc::clone(&shared), standing)?;
+        let commits = Writer::start(Arc::clone(&shared), standing, format)?;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || commits.run())
@@ -277,16 +289,24 @@ impl Store {
     /// [`StoreError::Read`] (the store mends itself), [`StoreError::Broken`], [`StoreError::Fatal`], [`StoreError::Stopped`].
     pub fn lookup(&self, id: TokenId) -> Result<Lookup, StoreError> {
         let hot = &self.shared.hot;
-        // Before the state, always: `hot` says why.
+        // Before the slot, and that before the state, always: `orders` and `hot` say why.
+        let newest = self.shared.orders.newest();
         let slot = hot.slot(id);
         if self.shared.fatal.load(Ordering::Acquire) {
             return Err(self.shared.stopped());
         }
-        if let Some(record) = hot.pending(id) {
-            return Ok(Lookup { slot, record });
+        match hot.pending(id) {
+            Some(record) if newest == 0 => return Ok(Lookup { slot, record }),
+            Some(_) => return self.lookup_ordered(id),
+            None => {}
         }
-        if let Some(record) = hot.cached(id, slot) {
+        if let Some(record) = hot.cached(id, slot)
+            && record.order >= newest
+        {
             return Ok(Lookup { slot, record: Some(record) });
+        }
+        if newest != 0 {
+            return self.lookup_ordered(id);
         }
         let record = self.read(|txn, sealer| scan::record(txn, sealer, id))?.map(Arc::new);
         if let Some(record) = &record {
@@ -305,7 +325,10 @@ impl Store {
         scan: Scan,
         wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
     ) -> Result<Page, StoreError> {
-        self.read_once(|txn, sealer| scan::page(txn, sealer, &scan, wanted))
+        // Before the records: what has left the list since is in them.
+        let orders = self.shared.orders.list();
+        let bring_up = |record: &mut TokenRecord| orders::bring_up_to(&orders, record);
+        self.read_once(|txn, sealer| scan::page(txn, sealer, &scan, bring_up, wanted))
     }
 
     /// Ids from `first` to `last`, at most `max`: with 2, whether the prefix of an id is unambiguous.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::order::Order;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::schema::Standing;
 use crate::codec::{self, CodecError};
@@ -48,7 +49,7 @@ macro_rules! first {
     )+ };
 }
 
-first!(Standing, Vec<u8>);
+first!(Standing, Vec<u8>, Order);
 
 /// The encodings of a token.
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is decoded")]

@@ -4,8 +4,10 @@
 pub(super) mod audit;
 pub(super) mod clock;
 pub(super) mod completions;
+pub(super) mod hold;
 pub(super) mod issue;
 pub(super) mod list;
+mod many;
 pub(super) mod revoke;
 pub(super) mod show;
 pub(super) mod status;

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod grid;
 pub mod json;
+pub mod many;
 pub mod page;
 pub mod status;
 pub mod style;
