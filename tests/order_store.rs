@@ -101,7 +101,11 @@ async fn apply_one(store: &Store, order: &Order, batch: usize) {
         }
     }
     let number = order.number;
-    store.write(move |txn: &mut Txn<'_>| Ok::<(), StoreError>(txn.finish_order(number))).await.unwrap().unwrap();
+    let finish = move |txn: &mut Txn<'_>| {
+        txn.finish_order(number);
+        Ok::<(), StoreError>(())
+    };
+    store.write(finish).await.unwrap().unwrap();
 }
 
 fn unfinished(store: &Store) -> Vec<Order> {

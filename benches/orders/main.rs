@@ -21,7 +21,7 @@ use bearerd::client::Options;
 use bearerd::client::asynchronous::Client as Asynchronous;
 use bearerd::client::blocking::Client;
 use bearerd::protocol::filter::{Condition, Filter};
-use bearerd::protocol::message::{Issue, Revoke, Validate, Which};
+use bearerd::protocol::message::{Handle, Issue, Revoke, Validate, Which};
 
 /// Connections that validate.
 const CONNECTIONS: usize = 16;
@@ -31,6 +31,8 @@ const OTHERS: usize = 10_000;
 const ISSUES: usize = 256;
 /// How long is validated before each revocation.
 const BEFORE: Duration = Duration::from_secs(3);
+/// Revocations of one token, for comparison.
+const SINGLY: usize = 21;
 /// What it should reach.
 const REACH: Duration = Duration::from_millis(50);
 
@@ -113,7 +115,7 @@ fn measure(plan: &Plan) -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let others = Arc::new(runtime.block_on(make(&socket, "others", OTHERS))?);
     println!(
-        "round  revoked  request to reply  p50 / p99 / p99.9 of validate, us: before | until the reply | while records are written (for)  active after the reply"
+        "round  revoked  request to reply  of one token by id, median / longest of 21  p50 / p99 / p99.9 of validate, us: before | until the reply | while records are written (for)  active after the reply"
     );
     let mut sound = true;
     for round in 0..plan.rounds {
@@ -146,6 +148,15 @@ fn revoke(
         true => Condition::Label(format!("who={subject}")),
         false => Condition::Subject(subject.to_owned()),
     };
+    // Of one token, under the same load and on the same disk: what a revocation takes here and now.
+    let mut singly = Vec::new();
+    for id in spare(&mut client)? {
+        let request = Revoke { which: Which::Handles(vec![Handle(id)]), reason: None, dry_run: false };
+        let asked = Instant::now();
+        client.revoke(&request).map_err(io::Error::other)?;
+        singly.push(asked.elapsed());
+    }
+    singly.sort_unstable();
     let request = Revoke { which: Which::Filter(Filter::from(condition)), reason: None, dry_run: false };
     let asked = Instant::now();
     let changed = client.revoke(&request).map_err(io::Error::other)?;
@@ -165,9 +176,11 @@ fn revoke(
     let during = percentiles(all.iter().filter(|it| it.begun < replied && it.begun + it.took >= asked));
     let after = percentiles(all.iter().filter(|it| it.begun >= replied && it.begun < written));
     println!(
-        "{round:>5}  {:>7}  {:>13.1} ms  {before} | {during} | {after} ({:.1} s)  {stale}",
+        "{round:>5}  {:>7}  {:>13.1} ms  {:.1} / {:.1} ms  {before} | {during} | {after} ({:.1} s)  {stale}",
         changed.count,
         (replied - asked).as_secs_f64() * 1e3,
+        singly[singly.len() / 2].as_secs_f64() * 1e3,
+        singly[singly.len() - 1].as_secs_f64() * 1e3,
         (written - replied).as_secs_f64(),
     );
     if wrong > 0 {
@@ -177,6 +190,12 @@ fn revoke(
         println!("       over {} ms", REACH.as_millis());
     }
     Ok(stale == 0 && wrong == 0 && changed.count == plan.tokens as u64)
+}
+
+/// Makes tokens that nobody asks about, to be revoked one by one.
+fn spare(client: &mut Client) -> io::Result<Vec<String>> {
+    let issue = Issue { name: "spare".to_owned(), subject: Some("nobody".to_owned()), ..Issue::default() };
+    (0..SINGLY).map(|_| Ok(client.issue(&issue).map_err(io::Error::other)?.info.facts.id.to_string())).collect()
 }
 
 /// Asks until it is over: every other time about one of those that will be revoked.

@@ -55,7 +55,8 @@ impl Fake {
             Chosen::Handles(ids) => ids.iter().map(|id| id.0.as_str()).collect::<Vec<_>>().join(","),
             Chosen::Filter(filter) => filter.to_string(),
         };
-        Ok(self.asked(format!("{verb} {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
+        let changed = self.asked(format!("{verb} {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap();
+        Ok(Changed { dry_run: ask.dry_run, ..changed })
     }
 }
 
@@ -76,7 +77,8 @@ impl Daemon for Fake {
             Which::Token(token) => format!("token {}", *token == TOKEN),
             Which::Filter(filter) => filter.to_string(),
         };
-        Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
+        let changed = self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap();
+        Ok(Changed { dry_run: ask.dry_run, ..changed })
     }
 
     fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
@@ -493,4 +495,44 @@ fn the_other_commands_answer() {
         let script = run(Script::default(), &["completions", shell]);
         assert!(script.status == 0 && script.out.contains("expiring-within"), "{shell}");
     }
+}
+
+/// What is meant is shown and asked before anything is done; what is done is said, and a filter that means nothing is told.
+#[test]
+fn many_are_changed_only_after_a_yes() {
+    let pages = || VecDeque::from([Tokens { tokens: tokens(), next: None }]);
+    let asked = |answer: &'static str, count: u64| {
+        let script = Rc::new(RefCell::new(changed(count, &[ID])));
+        script.borrow_mut().pages = pages();
+        let (out, err) = (Screen::default(), Screen::default());
+        let mut console = Console::captured(out.clone(), err.clone(), now());
+        console.answered_by(answer.as_bytes());
+        let args = ["bearerctl", "suspend", "--subject", "alice"].into_iter().map(OsString::from).collect();
+        let fake = script.clone();
+        let connect = move |_: Option<&Path>, _: Patience| Ok(Box::new(Fake(fake.clone())) as Box<dyn Daemon>);
+        let status = super::run(args, &mut console, &connect);
+        let text = |screen: &Screen| String::from_utf8(screen.text.borrow().clone()).unwrap();
+        (status, text(&out), text(&err), script.borrow().asked.clone())
+    };
+    let dry = "suspend --subject alice None true".to_owned();
+    let real = "suspend --subject alice None false".to_owned();
+    let (status, out, err, did) = asked("n\n", 1204);
+    assert_eq!((status, out.as_str(), did), (1, "", vec![dry.clone(), format!("show {ID}")]));
+    assert!(err.contains("and 1,203 more\n") && err.contains("Suspend 1,204 tokens? [y/N] "), "{err}");
+    assert!(err.ends_with("bearerctl: not confirmed: nothing was changed\n"), "{err}");
+    let (status, out, _, did) = asked("Yes\n", 1204);
+    assert_eq!((status, did), (0, vec![dry.clone(), format!("show {ID}"), real.clone()]));
+    assert_eq!(out, "Suspended 1,204 tokens, refused until resumed.\n");
+    // Nothing would change: no question, and the answer of the real thing counts.
+    let (status, out, err, did) = asked("", 0);
+    assert_eq!((status, out.as_str(), err.as_str()), (0, "Nothing changed.\n", ""));
+    assert_eq!(did, [dry, real, "list 1 None".to_owned()]);
+
+    let none = || Script { pages: [Tokens { tokens: Vec::new(), next: None }].into(), ..changed(0, &[]) };
+    assert_eq!(run(none(), &["revoke", "--all", "--yes"]).status, 1);
+    let json = run(Script { pages: pages(), ..changed(0, &[]) }, &["resume", "--all", "--yes", "--json"]);
+    assert_eq!((json.status, json.out.as_str()), (0, "{\"count\":0,\"ids\":[],\"dry_run\":false}\n"));
+    let dry = run(changed(1204, &[ID]), &["revoke", "--label", "a=b c", "--dry-run"]);
+    assert_eq!(dry.asked, ["revoke --label 'a=b c' None true".to_owned(), format!("show {ID}")]);
+    assert!(dry.out.starts_with("Would revoke 1,204 tokens.\n") && dry.out.contains("and 1,203 more\n"), "{}", dry.out);
 }

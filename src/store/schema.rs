@@ -296,8 +296,8 @@ mod tests {
         assert!(check_format(&format_bytes(FORMAT)).is_ok());
         // Newer, but readable by this version.
         assert!(check_format(&[9, 0, 1, 0]).is_ok());
-        let error = check_format(&[9, 0, 2, 0]).expect_err("its oldest reader is version 2");
-        assert!(matches!(error, StoreError::NewerFormat { found: 9, needed: 2, known: FORMAT }), "{error}");
+        let error = check_format(&[9, 0, 3, 0]).expect_err("its oldest reader is version 3");
+        assert!(matches!(error, StoreError::NewerFormat { found: 9, needed: 3, known: FORMAT }), "{error}");
         for unreadable in [&[][..], &[1, 0, 1], &[1, 0, 1, 0, 0]] {
             assert!(matches!(check_format(unreadable), Err(StoreError::Damaged { .. })));
         }

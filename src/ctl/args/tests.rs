@@ -81,7 +81,6 @@ fn what_the_contract_excludes_is_refused() {
         "show L1M8",
         "show 91M8",
         "show brdm_",
-        "revoke",
         "revoke 01M844DZG0F",
         "revoke brdm_01M844DZG0F",
         "revoke 01M844DZG0FAY828T5CY4TQKFF --token-file f",
@@ -96,9 +95,11 @@ fn what_the_contract_excludes_is_refused() {
         "clock",
         "clock set",
         "completions tcsh",
+        "revoke 01M844DZG0FAY828T5CY4TQKFF --subject x",
+        "revoke --all --subject x",
+        "suspend 01M844DZG0FAY828T5CY4TQKFF --all",
         // Not in this version.
         "rotate 01M844DZG0FAY828T5CY4TQKFF",
-        "revoke --subject x",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }
