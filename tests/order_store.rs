@@ -219,6 +219,41 @@ mod in_force {
         assert!(taken_back >= 3, "{taken_back}");
     }
 
+    /// The same to the letter: a lookup between the order and its failed commit sees it, and leaves nothing in the cache.
+    #[test]
+    fn nothing_that_bears_an_order_which_is_not_durable_is_cached() {
+        let disk = SimDisk::new();
+        let store = create(&disk);
+        issued(&store, 0..8);
+        assert!(!is_suspended(&store, 1));
+        disk.hold_syncs();
+        block_on(async {
+            let first = tokio::spawn({
+                let store = store.clone();
+                async move { put(&store, 0, |record| record.name = "first".into()).await }
+            });
+            tokio::task::yield_now().await;
+            disk.wait_for_sync();
+            let (looking, failing) = (store.clone(), disk.clone());
+            let look = move |_: &mut Txn<'_>| {
+                // One that is cached, and one that is not.
+                let seen = (is_suspended(&looking, 1), is_suspended(&looking, 5), is_suspended(&looking, 2));
+                failing.fail(Fail::Write, 0);
+                Ok::<_, StoreError>(seen)
+            };
+            let (order, seen, ()) =
+                tokio::join!(give(&store, draft(What::Suspend, subject("user1"))), store.write(look), async {
+                    tokio::task::yield_now().await;
+                    disk.release();
+                });
+            assert!(matches!(order, Err(StoreError::NotWritten(_))) && matches!(seen, Err(StoreError::NotWritten(_))));
+            first.await.unwrap();
+        });
+        assert!((0..8).all(|n| !is_suspended(&store, n)));
+        drop(given(&store, draft(What::Suspend, subject("user2"))));
+        assert!((0..8).all(|n| is_suspended(&store, n) == (n % 4 == 2)));
+    }
+
     #[test]
     fn after_a_failed_sync_what_was_to_be_refused_stays_refused() {
         let disk = SimDisk::new();
@@ -310,6 +345,28 @@ mod once {
         // The next one is held against all of them again.
         given(&store, draft(What::Suspend, Condition::All));
         assert!((0..9).all(|n| is_suspended(&store, n)));
+    }
+
+    /// A reader may still hold the list with an order that is over: what was written after it says so.
+    #[test]
+    fn what_is_written_when_an_order_is_over_is_held_against_it() {
+        let disk = SimDisk::new();
+        let store = create(&disk);
+        issued(&store, 0..4);
+        let number = given(&store, draft(What::Suspend, Condition::All)).order.number;
+        apply_all(&store, 4);
+        given(&store, draft(What::Resume, Condition::Name("nobody".into())));
+        let newer = unfinished(&store)[0].number;
+        let last = move |txn: &mut Txn<'_>| {
+            txn.finish_order(newer);
+            let mut record = txn.record(id(1))?.unwrap();
+            record.suspended = None;
+            txn.put(record, Effect::Extends)
+        };
+        block_on(store.write(last)).unwrap().unwrap();
+        assert!(newer > number && found(&store, 1).order >= newer);
+        issued(&store, [9]);
+        assert!(found(&store, 9).order >= newer);
     }
 
     #[test]
