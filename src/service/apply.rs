@@ -2,7 +2,8 @@
 //!
 //! Invariant: this is only bookkeeping. An order is in force before it begins and after it has ended, whenever it is cut
 //! off: what a record already bears is not done to it again, and the order is dropped from its table only when a whole
-//! walk has found nothing more to write. It announces nothing: the order's own record stands in the audit.
+//! walk has found nothing more to write. It announces nothing, for the order's own record stands in the audit; but a
+//! predecessor that is good again, since its unused successor was revoked, has its line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Service;
+use super::revoke::{good_again, undo_rotation};
+use crate::audit::{Audit, AuditEvent};
 use crate::store::order::Order;
 use crate::store::{Effect, Store, StoreError, Txn};
 use crate::token::TokenId;
@@ -32,7 +35,7 @@ impl Service {
     async fn apply_for_ever(&self) {
         loop {
             let order = self.store.order_due().await;
-            match apply(&self.store, &order).await {
+            match apply(&self.store, &self.audit, &order).await {
                 Ok(written) => info!("order {} is written into {written} records", order.number),
                 Err(StoreError::Stopped | StoreError::Fatal(_) | StoreError::SyncFailed) => return,
                 Err(problem @ (StoreError::Read(_) | StoreError::NotWritten(_))) => {
@@ -49,7 +52,7 @@ impl Service {
 }
 
 /// Walks an order's tokens once, then drops it. Returns how many records were written.
-async fn apply(store: &Store, order: &Arc<Order>) -> Result<u64, StoreError> {
+async fn apply(store: &Store, audit: &Audit, order: &Arc<Order>) -> Result<u64, StoreError> {
     let (mut after, mut written) = (None, 0);
     loop {
         let (reading, ordered) = (store.clone(), Arc::clone(order));
@@ -57,7 +60,12 @@ async fn apply(store: &Store, order: &Arc<Order>) -> Result<u64, StoreError> {
         let page = page.unwrap_or(Err(StoreError::JobPanicked))?;
         for ids in page.ids.chunks(BATCH) {
             let ids = ids.to_vec();
-            written += store.write(move |txn| write_down(txn, &ids)).await??.value;
+            let done = store.write(move |txn| write_down(txn, &ids)).await??.value;
+            written += done.written;
+            for event in done.lines {
+                // Nobody waits for it: it stands in the outbox.
+                drop(audit.committed(event.generation.unwrap_or_default(), event));
+            }
         }
         match page.next {
             None => break,
@@ -74,15 +82,26 @@ async fn apply(store: &Store, order: &Arc<Order>) -> Result<u64, StoreError> {
     Ok(written)
 }
 
+/// What one batch came to.
+#[derive(Default)]
+struct Batch {
+    written: u64,
+    lines: Vec<AuditEvent>,
+}
+
 /// The one place where what orders did to a record is put for its own sake.
-fn write_down(txn: &mut Txn<'_>, ids: &[TokenId]) -> Result<u64, StoreError> {
-    let mut written = 0;
+fn write_down(txn: &mut Txn<'_>, ids: &[TokenId]) -> Result<Batch, StoreError> {
+    let mut batch = Batch::default();
     for id in ids {
-        if let Some(record) = txn.overdue(*id)? {
-            // It has been in force for long: nothing is to be refused ahead of this commit.
-            txn.put(record, Effect::Extends)?;
-            written += 1;
+        let Some(record) = txn.overdue(*id)? else { continue };
+        // As by its id: an unused successor that is revoked gives its predecessor back.
+        let good_again = good_again(txn, std::slice::from_ref(&record))?;
+        // It has been in force for long: nothing is to be refused ahead of this commit.
+        txn.put(record, Effect::Extends)?;
+        batch.written += 1;
+        for predecessor in good_again {
+            batch.lines.push(undo_rotation(txn, predecessor, None)?);
         }
     }
-    Ok(written)
+    Ok(batch)
 }
