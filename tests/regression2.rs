@@ -89,6 +89,27 @@ async fn what_an_administrator_holds_its_owner_does_not_let_go() {
     within.stop().await;
 }
 
+/// Nor did a restore ask the newer store, where the log is lost, for more than what was revoked or suspended.
+#[test]
+fn what_the_newer_store_knows_as_rotated_out_stays_so_without_a_log() {
+    let mut daemon = Daemon::start();
+    let (cut, taken, left) = (daemon.issue(&["cut"]), daemon.issue(&["taken"]), daemon.issue(&["left"]));
+    let file = daemon.path("b");
+    let file = file.to_str().unwrap();
+    daemon.ctl(&["backup", file]).exits(0);
+    daemon.ctl(&["rotate", "--now", &id_of(&cut)]).exits(0);
+    let heir = daemon.ctl(&["rotate", "--grace", "0s", &id_of(&taken)]).exits(0).line();
+    daemon.ctl_with(&format!("{heir}\n"), &["validate"]).exits(0);
+    daemon.ctl(&["rotate", &id_of(&left)]).exits(0);
+    daemon.stop();
+    std::fs::remove_file(daemon.audit_log()).unwrap();
+    let restored = daemon.command().args(["restore", "--accept-rollback", file]).stdin(Stdio::null()).output().unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    daemon.run();
+    let peek = |token: &str| daemon.ctl_with(&format!("{token}\n"), &["validate", "--peek"]).status;
+    assert_eq!((peek(&cut), peek(&taken), peek(&left)), (1, 1, 0));
+}
+
 /// A restore knows a cut by a word in the line of the rotation, and the line did not say it: what was cut came back.
 #[test]
 fn what_was_rotated_at_once_stays_ended_over_a_restore() {
