@@ -172,7 +172,7 @@ impl Replay {
         if let Some(at) = over.map(|it| it.ends_at).or(record.replaced.then_some(record.issued_at)) {
             let reason = Some("rotated after the backup, and ended by that".to_owned());
             let ending = Ending { at, reason, by_uid: record.issuer_uid };
-            self.add(Some(record.id), Deed { what: What::EndRotated, ending, filter: None, exact: true });
+            self.add(Some(record.id), Deed { what: What::EndRotated, ending, filter: None, own: None, exact: true });
         }
     }
 
