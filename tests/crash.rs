@@ -229,7 +229,6 @@ fn check(journal: &Journal, image: &[u8], done: usize, thoroughly: bool, what: &
             IndexTag::SubjectUnrevoked => record.subject == value && record.revoked.is_none(),
             IndexTag::Issuer => record.issuer == value,
             IndexTag::LabelKey => record.labels.contains_key(value),
-            IndexTag::SubjectUnrevoked => record.subject == value && record.revoked.is_none(),
             IndexTag::Label => record.labels.get("team").is_some_and(|team| team == "t1"),
         };
         let by_index = scan_all(&store, Some((tag, value.to_owned())));

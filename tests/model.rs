@@ -5,8 +5,7 @@
 
 #[path = "model/mod.rs"]
 mod model;
-// Where the program has orders over many tokens, the line above `mod orders` goes, and the file that it names.
-#[path = "model/no_orders.rs"]
+#[path = "model/orders.rs"]
 mod orders;
 #[path = "model/program.rs"]
 mod program;
