@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bearerd::protocol::code::ErrorCode;
-use bearerd::protocol::message::{Ask, Issue, State};
+use bearerd::protocol::message::{Answer, Ask, Issue, State, Validate};
 use bearerd::token::Kind;
 use daemon::{Daemon, id_of};
 use within::{ALICE, BOB, HOUR, Within, changed, code, handle_of, hold, named};
@@ -86,6 +86,26 @@ async fn what_an_administrator_holds_its_owner_does_not_let_go() {
     alice.suspend(&[id]).await.unwrap();
     assert_eq!(code(bob.resume(&[id]).await), ErrorCode::NotPermitted);
     assert_eq!(within.state(id), State::Suspended);
+    within.stop().await;
+}
+
+/// A peer's own note could say `peek`: the trail then showed a use as a look, and a restore gave it back.
+#[tokio::test]
+async fn a_note_does_not_make_a_use_a_look() {
+    let within = Within::start("");
+    let root = within.root();
+    let token = root.token(Issue { max_uses: Some(9), ..named("counted") }).await;
+    for (note, peek) in
+        [(None, true), (Some("peek"), false), (Some("peek: x"), false), (Some("x"), true), (Some("x"), false)]
+    {
+        let ask = Validate { token: &token, scopes: Vec::new(), audience: None, from: None, note, peek };
+        assert!(matches!(root.ask(Ask::Validate(ask)).await, Answer::Verdict(verdict) if verdict.active));
+        within.hands.pass(Duration::from_secs(2));
+    }
+    let lines = within.lines(handle_of(&token), "use").await;
+    let mut notes: Vec<&str> = lines.iter().map(|line| line["note"].as_str().unwrap()).collect();
+    notes.sort_unstable();
+    assert_eq!(notes, ["note: peek", "note: peek: x", "peek", "peek: x", "x"]);
     within.stop().await;
 }
 
