@@ -41,8 +41,14 @@ enum What {
     Revoke,
     Suspend,
     Resume,
-    /// Rotated, so that it ended at once.
-    EndRotated,
+    /// Rotated: it has ended at that time at the latest.
+    Rotate(UnixTime),
+    /// Its successor was revoked unused: it is good again.
+    Unrotate,
+    /// A successor whose place another took before it was used.
+    Replace,
+    /// Its successor was rotated itself.
+    Outlive,
 }
 
 /// A rotation: the tokens that its line names.
@@ -111,34 +117,7 @@ impl Replay {
             EventKind::Revoke => What::Revoke,
             EventKind::Suspend => What::Suspend,
             EventKind::Resume => What::Resume,
-            EventKind::Rotate => {
-                let ids: Vec<_> = line.id.into_iter().chain(ids_in(line.note.as_deref().unwrap_or_default())).collect();
-                let said = |word: &str| {
-                    let texts = [&line.outcome, &line.reason, &line.note];
-                    texts
-                        .into_iter()
-                        .flatten()
-                        .any(|text| text.split(|c: char| !c.is_alphanumeric()).any(|w| w == word))
-                };
-                // At once, not with its successor's first use.
-                if said("now") || said("once") {
-                    let reason = Some("rotated after the backup, and ended at once".to_owned());
-                    let ending = Ending { at: line.time, reason, by_uid };
-                    for id in &ids {
-                        let deed = Deed {
-                            what: What::EndRotated,
-                            ending: ending.clone(),
-                            filter: None,
-                            own: None,
-                            exact: true,
-                        };
-                        self.add(Some(*id), deed);
-                    }
-                }
-                self.lose("rotations", line.id);
-                self.rotations.push(Rotated { ids, at: line.time, by_uid });
-                return;
-            }
+            EventKind::Rotate => return self.learn_rotation(line),
             EventKind::Edit => {
                 self.edited.extend(line.id);
                 return self.lose("edits", line.id);
@@ -172,8 +151,35 @@ impl Replay {
         if let Some(at) = over.map(|it| it.ends_at).or(record.replaced.then_some(record.issued_at)) {
             let reason = Some("rotated after the backup, and ended by that".to_owned());
             let ending = Ending { at, reason, by_uid: record.issuer_uid };
-            self.add(Some(record.id), Deed { what: What::EndRotated, ending, filter: None, own: None, exact: true });
+            self.add(Some(record.id), Deed { what: What::Rotate(at), ending, filter: None, own: None, exact: true });
         }
+    }
+
+    /// Each token that a rotation touched has a line: `to ID, ends at TIME at the latest` its predecessor, and others by
+    /// reason.
+    fn learn_rotation(&mut self, line: &Line) {
+        let note = line.note.as_deref().unwrap_or_default();
+        let what = match line.reason.as_deref() {
+            Some("successor") => return self.lose("new tokens", line.id),
+            Some("undone") => What::Unrotate,
+            Some("replaced") => What::Replace,
+            Some("ended") => What::Outlive,
+            _ => {
+                let until = note.split_once("ends at ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+                // A line that does not say when: in doubt it ended then.
+                What::Rotate(until.unwrap_or(line.time))
+            }
+        };
+        let by_uid = line.uid.unwrap_or(0);
+        let ids: Vec<_> = line.id.into_iter().chain(ids_in(note)).collect();
+        if matches!(what, What::Rotate(_)) {
+            self.lose("rotations", line.id);
+            self.rotations.push(Rotated { ids, at: line.time, by_uid });
+        } else if what == What::Unrotate {
+            self.rotations.retain(|rotated| rotated.ids.first() != line.id.as_ref());
+        }
+        let ending = Ending { at: line.time, reason: Some("rotated after the backup".to_owned()), by_uid };
+        self.add(line.id, Deed { what, ending, filter: None, own: None, exact: true });
     }
 
     fn learn_use(&mut self, line: &Line) {
@@ -199,7 +205,7 @@ impl Replay {
 
     /// How many tokens and orders are known to have been revoked, suspended or the like.
     pub fn restrictions(&self) -> usize {
-        let restricts = |at: &usize| self.deeds[*at].what != What::Resume;
+        let restricts = |at: &usize| !matches!(self.deeds[*at].what, What::Resume | What::Unrotate);
         let ids = self.by_id.values().filter(|deeds| deeds.iter().any(restricts));
         ids.count() + self.orders.iter().filter(|at| restricts(at)).count()
     }
@@ -222,7 +228,7 @@ impl Replay {
         deeds.extend(self.orders.iter().copied().filter(|at| self.may_mean(&self.deeds[*at], record)));
         deeds.sort_unstable();
         for deed in deeds.into_iter().map(|at| &self.deeds[at]) {
-            self.redo(deed, &mut new, &mut redone);
+            Self::redo(deed, record.expires_at, &mut new, &mut redone);
         }
         self.end_predecessor(&mut new, &mut redone);
         self.spend(&mut new);
@@ -250,31 +256,44 @@ impl Replay {
         (sure || deed.what != What::Resume) && select::meets(&known, record)
     }
 
-    fn redo(&self, deed: &Deed, record: &mut TokenRecord, redone: &mut Vec<Redone>) {
+    /// `expires_at` is the backup's.
+    fn redo(deed: &Deed, expires_at: Option<UnixTime>, record: &mut TokenRecord, redone: &mut Vec<Redone>) {
         let Ending { at, reason, by_uid } = &deed.ending;
         let event = match deed.what {
-            What::Revoke => EventKind::Revoke,
-            // The line may name the successor, which stays good.
-            What::EndRotated if record.state(*at).ended() => return,
-            What::EndRotated => EventKind::Revoke,
             What::Suspend if record.suspended.is_some() || record.revoked.is_some() => return,
             What::Suspend => {
                 record.suspended = Some(deed.ending.clone());
                 EventKind::Suspend
             }
-            What::Resume => {
-                if record.suspended.take().is_some() {
-                    redone.push(Redone { event: EventKind::Resume, reason: reason.clone() });
-                }
+            What::Resume if record.suspended.take().is_none() => return,
+            What::Resume => EventKind::Resume,
+            What::Replace => {
+                record.replaced = true;
+                EventKind::Rotate
+            }
+            // Its successor is lost, but for one that the backup has: so it only ends earlier.
+            What::Rotate(until) if until > *at => {
+                record.expires_at = Some(record.expires_at.map_or(until, |expires| expires.min(until)));
+                EventKind::Rotate
+            }
+            What::Outlive if record.rotation.is_some() => {
+                let rotation = record.rotation.as_mut().expect("looked at above");
+                rotation.ends_at = rotation.ends_at.min(*at);
+                EventKind::Rotate
+            }
+            What::Unrotate => {
+                record.expires_at = expires_at;
+                redone.retain(|one| one.event != EventKind::Rotate);
                 return;
             }
-        };
-        if event == EventKind::Revoke {
-            match revoke(record, reason.as_deref(), *by_uid, *at) {
-                Revocation::Already => return,
-                Revocation::Revoke(revoked) => *record = *revoked,
+            What::Revoke | What::Rotate(_) | What::Outlive => {
+                match revoke(record, reason.as_deref(), *by_uid, *at) {
+                    Revocation::Already => return,
+                    Revocation::Revoke(revoked) => *record = *revoked,
+                }
+                EventKind::Revoke
             }
-        }
+        };
         redone.push(Redone { event, reason: reason.clone() });
     }
 
