@@ -166,12 +166,17 @@ impl Service {
 
     /// Counts `changes` that the peer could make without end; those that only take away for good are not asked of this.
     pub(super) fn may_change_again(&self, right: &Right, changes: usize) -> Result<(), Failure> {
-        let (uid, now) = (right.caller.peer.uid, self.clock.boottime());
-        if right.is_full() || (0..changes).all(|_| self.changes.allow(uid, CHANGES_RATE, now, true)) {
+        if right.is_full() { Ok(()) } else { self.count_changes(&right.caller, changes) }
+    }
+
+    /// The same, of a peer without full rights.
+    pub(super) fn count_changes(&self, caller: &Caller, changes: usize) -> Result<(), Failure> {
+        let (uid, now) = (caller.peer.uid, self.clock.boottime());
+        if (0..changes).all(|_| self.changes.allow(uid, CHANGES_RATE, now, true)) {
             return Ok(());
         }
         let what = "edits, renewals and resumptions in a minute";
-        Err(self.over_limit(&right.caller, what, CHANGES_RATE.count.into()))
+        Err(self.over_limit(caller, what, CHANGES_RATE.count.into()))
     }
 
     /// The answer about a token that is not there, to who may do this only to its own: as about another's.
