@@ -55,6 +55,7 @@ pub(super) fn token(file: Option<&Path>, console: &mut Console) -> Result<TokenT
 ///
 /// # Errors
 /// That of reading; `InvalidData` for what is no text or longer than any recovery key.
+#[cfg(feature = "daemon")]
 pub(crate) fn recovery_key(prompt: &str) -> io::Result<Zeroizing<String>> {
     let stdin = io::stdin();
     let mut input = File::from(stdin.as_fd().try_clone_to_owned()?);
