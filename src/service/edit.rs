@@ -18,8 +18,9 @@ impl Service {
         let (right, id) = self.right_to(caller, Operation::Edit, &request.token).await?;
         check(&request).map_err(invalid)?;
         self.may_change_again(&right, 1)?;
-        let (now, recordable) = (self.clock.now(), self.audit.ready());
+        let recordable = self.audit.ready();
         let job = move |txn: &mut Txn<'_>| -> Result<(TokenRecord, Vec<AuditEvent>), GivenUp> {
+            let now = txn.now();
             let old = right.record(txn, id)?;
             let edited = edit(&old, &request, right.hand(&old), &right.settings.rules, now);
             let Some(edited) = edited.map_err(|refusal| GivenUp::refused(refusal, id))? else {

@@ -68,11 +68,11 @@ impl Service {
         if verb == Verb::Resume && !dry_run {
             self.may_change_again(&right, ids.len())?;
         }
-        let (now, weight) = (self.clock.now(), ids.len());
+        let weight = ids.len();
         let job = || {
             let (right, ids, reason) = (right.clone(), ids.clone(), reason.clone());
             move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
-                let by_uid = right.caller.peer.uid;
+                let (by_uid, now) = (right.caller.peer.uid, txn.now());
                 let mut records: Vec<TokenRecord> = Vec::new();
                 for id in ids {
                     let record = right.record(txn, id)?;

@@ -18,8 +18,8 @@ impl Service {
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }
-        let now = self.clock.now();
         let job = move |txn: &mut Txn<'_>| -> Result<(TokenRecord, Vec<AuditEvent>), GivenUp> {
+            let now = txn.now();
             let old = right.record(txn, id)?;
             let renewed = renew(&old, now).map_err(|refusal| GivenUp::refused(refusal, id))?;
             let Some(record) = renewed else { return Ok((old, Vec::new())) };

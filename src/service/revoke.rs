@@ -74,11 +74,11 @@ impl Service {
         reason: Option<String>,
         dry_run: bool,
     ) -> Result<Changed, Failure> {
-        let now = self.clock.now();
         let (caller, operation, weight) = (Arc::clone(&right.caller), right.operation(), ids.len());
         let job = || {
             let (right, ids, reason) = (right.clone(), ids.clone(), reason.clone());
             move |txn: &mut Txn<'_>| -> Result<(Changed, Vec<AuditEvent>), GivenUp> {
+                let now = txn.now();
                 let mut revoked: Vec<TokenRecord> = Vec::new();
                 for id in ids {
                     let record = right.record(txn, id)?;

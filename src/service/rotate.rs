@@ -41,11 +41,11 @@ impl Service {
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }
-        let now = self.clock.now();
-        let (id, prefix, secret) = (self.ids.next(now), settings.rules.prefix, token::new_secret());
+        let (id, prefix, secret) = (self.ids.next(self.clock.now()), settings.rules.prefix, token::new_secret());
         let digest = token::digest(self.keyring.digest_key(), id, &secret);
         let how = How { id, digest, prefix, lifetime: None, at_once: request.now, grace, overlap };
         let job = move |txn: &mut Txn<'_>| -> Result<(Rotated, Vec<AuditEvent>), GivenUp> {
+            let now = txn.now();
             let record = right.record(txn, named)?;
             let kin = Kin::of(record, |id| txn.record(id))?;
             let lifetime = kin.model().and_then(|model| lifetime_afresh(&right, model));
@@ -66,7 +66,7 @@ impl Service {
         let ends_at = predecessor.rotation.as_ref().map(|rotation| rotation.ends_at);
         Ok(message::Rotated {
             token: SecretText::new(text.as_str().to_owned()),
-            info: view::info(&successor, None, now),
+            info: view::info(&successor, None, successor.issued_at),
             predecessor_ends_at: ends_at.filter(|_| predecessor.revoked.is_none()),
             grace,
             replaced: replaced.map(|record| record.id),

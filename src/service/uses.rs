@@ -16,7 +16,6 @@ use crate::registry::validate::{Circumstances, Judgement, judge};
 use crate::registry::{family, first_use};
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, StoreError, Txn};
-use crate::time::UnixTime;
 use crate::token::TokenId;
 
 /// How a use ended inside the transaction.
@@ -44,7 +43,7 @@ impl Service {
         let now = self.clock.now();
         let job = {
             let (caller, question) = (Arc::clone(&caller), question.clone());
-            move |txn: &mut Txn<'_>| count(txn, id, &caller, &question, now)
+            move |txn: &mut Txn<'_>| count(txn, id, &caller, &question)
         };
         let committed = self.commit(&caller, 1, job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
         let (counted, lines) = committed;
@@ -81,8 +80,8 @@ fn count(
     id: TokenId,
     caller: &Caller,
     question: &Question,
-    now: UnixTime,
 ) -> Result<(Counted, Vec<AuditEvent>), StoreError> {
+    let now = txn.now();
     let none = |counted| Ok((counted, Vec::new()));
     let Some(record) = txn.record(id)? else { return none(Counted::Gone) };
     let scopes: Vec<&str> = question.scopes.iter().map(String::as_str).collect();

@@ -182,7 +182,8 @@ impl Txn<'_> {
         Ok(generation)
     }
 
-    /// The time that lives are measured by, the same for the whole batch.
+    /// The time that lives are measured by, the same for the whole batch. What is decided in a job is decided by it: by the
+    /// time of a request, one that waited would see a token as it was before the change that it waited for.
     pub fn now(&self) -> UnixTime {
         self.now
     }
