@@ -132,12 +132,12 @@ mod refusals {
     #[test]
     fn a_newer_format_is_refused() {
         let image = tamper(|txn| {
-            txn.open_table(META).unwrap().insert("format", &[2, 0, 2, 0][..]).unwrap();
+            txn.open_table(META).unwrap().insert("format", &[3, 0, 3, 0][..]).unwrap();
         });
-        assert!(matches!(refusal(&image), StoreError::NewerFormat { found: 2, needed: 2, .. }));
+        assert!(matches!(refusal(&image), StoreError::NewerFormat { found: 3, needed: 3, .. }));
         // Newer, but it says that this version may read it.
         let image = tamper(|txn| {
-            txn.open_table(META).unwrap().insert("format", &[2, 0, 1, 0][..]).unwrap();
+            txn.open_table(META).unwrap().insert("format", &[3, 0, 2, 0][..]).unwrap();
         });
         open(&SimDisk::of(image)).unwrap();
     }

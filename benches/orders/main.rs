@@ -186,7 +186,7 @@ fn revoke(
     if wrong > 0 {
         println!("{wrong} tokens of others were refused");
     }
-    if replied - asked > REACH {
+    if !plan.by_label && replied - asked > REACH {
         println!("       over {} ms", REACH.as_millis());
     }
     Ok(stale == 0 && wrong == 0 && changed.count == plan.tokens as u64)

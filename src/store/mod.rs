@@ -182,7 +182,8 @@ pub struct Committed<T> {
 /// What a lookup found.
 #[derive(Clone)]
 pub struct Lookup {
-    /// The token's slot as it was before the record was read: a cache may keep the record while the slot has this value.
+    /// The token's slot as it was before the record was read: a cache may keep the record while the slot has this
+    /// value, and until the next order over many tokens, which bumps no slot.
     pub slot: u64,
     /// The record; `None` = no such token.
     pub record: Option<Arc<TokenRecord>>,
