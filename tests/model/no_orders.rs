@@ -8,7 +8,7 @@ use super::model::{What, Which};
 pub const THERE: bool = false;
 
 #[derive(Default)]
-pub struct Orders;
+pub struct Orders {}
 
 impl Orders {
     pub fn give(&mut self, _: What, _: Which, _: UnixTime) {
