@@ -151,13 +151,17 @@ fn every_verb_by_the_blocking_client() {
     assert_eq!(refused.map(drop).unwrap_err().to_string(), "not for you");
     assert_eq!(client.revoke(&revoke()).unwrap().ids, [fake::id()]);
     let handle = Handle("01M8".into());
-    assert_eq!(client.show(&handle).unwrap(), fake::info());
+    assert_eq!(client.show(&handle).unwrap(), fake::shown());
     assert_eq!(client.list(&List::default()).unwrap().tokens.len(), 2);
     assert_eq!(client.status().unwrap(), r#"{"status":true}"#);
     assert_eq!(client.audit(&AuditQuery::default()).unwrap().lines, ["{}"]);
     assert_eq!(client.audit_summary(&handle).unwrap(), r#"{"of":"01M8"}"#);
     assert_eq!(client.audit_verify().unwrap(), r#"{"verified":true}"#);
     assert_eq!(client.clock_reset().unwrap(), UnixTime::from_secs(1_800_000_000));
+    for rekeyed in [client.rekey().unwrap(), client.recovery_key().unwrap()] {
+        assert_eq!(rekeyed.key.unwrap().expose(), fake::SECRET);
+    }
+    assert_eq!(client.rekey_data().unwrap(), client.rekey_progress().unwrap());
     // A page as long as a reply may be, and one that is refused, all on one connection.
     let fits = REPLY_MAX - 6;
     assert!(matches!(client.show(&Handle(format!("big {fits}"))), Err(ClientError::Protocol(_))), "JSON, not a token");
@@ -181,13 +185,17 @@ fn every_verb_by_the_asynchronous_client() {
         assert_eq!(refused.map(drop).unwrap_err().code(), Some(ErrorCode::NotPermitted));
         assert_eq!(client.revoke(&revoke()).await.unwrap().ids, [fake::id()]);
         let handle = Handle("01M8".into());
-        assert_eq!(client.show(&handle).await.unwrap(), fake::info());
+        assert_eq!(client.show(&handle).await.unwrap(), fake::shown());
         assert_eq!(client.list(&List::default()).await.unwrap().tokens.len(), 2);
         assert_eq!(client.status().await.unwrap(), r#"{"status":true}"#);
         assert_eq!(client.audit(&AuditQuery::default()).await.unwrap().lines, ["{}"]);
         assert_eq!(client.audit_summary(&handle).await.unwrap(), r#"{"of":"01M8"}"#);
         assert_eq!(client.audit_verify().await.unwrap(), r#"{"verified":true}"#);
         assert_eq!(client.clock_reset().await.unwrap(), UnixTime::from_secs(1_800_000_000));
+        for rekeyed in [client.rekey().await.unwrap(), client.recovery_key().await.unwrap()] {
+            assert_eq!(rekeyed.key.unwrap().expose(), fake::SECRET);
+        }
+        assert_eq!(client.rekey_data().await.unwrap(), client.rekey_progress().await.unwrap());
         assert_eq!(server.counters.accepted.load(Ordering::SeqCst), 1);
     });
 }

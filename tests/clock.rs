@@ -72,6 +72,7 @@ impl InProcess {
         match self.service.answer(&self.caller, &ask) {
             Now::Ready(answer) => answer,
             Now::Later(answer) => answer.await,
+            Now::Stream(_) => panic!("a stream"),
         }
     }
 

@@ -8,11 +8,20 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use bearerd::store::record::{LastUse, TokenRecord};
-use bearerd::store::{Effect, IndexTag, Scan, Store, StoreError, Txn};
+use bearerd::store::{Effect, IndexTag, Scan, Store, StoreError, StoreOptions, Txn};
 use bearerd::time::UnixTime;
 use bearerd::token::TokenId;
 
-use simdisk::{Event, Lost, Random, START, SimDisk, apply, block_on, create, ending, id, open, token, unsynced};
+use simdisk::{
+    Event, Lost, Random, START, SimDisk, apply, block_on, create_with, ending, id, open_with, quiet, token, unsynced,
+};
+
+/// How many changes the store keeps for those who follow: so few that they go while the workload runs.
+const KEPT: u64 = 12;
+
+fn options() -> StoreOptions {
+    StoreOptions { journal: KEPT, ..quiet() }
+}
 
 /// What one generation did.
 #[derive(Clone)]
@@ -181,7 +190,7 @@ fn scan_all(store: &Store, index: Option<(IndexTag, String)>) -> Vec<TokenRecord
 /// Opens the image and holds it against what was asked and answered by the time the disk had done `done` things.
 fn check(journal: &Journal, image: &[u8], done: usize, thoroughly: bool, what: &str) -> (SimDisk, u64) {
     let disk = SimDisk::of(image.to_vec());
-    let opened = open(&disk);
+    let opened = open_with(&disk, options());
     let (store, boot) = match opened {
         Ok(opened) => opened,
         // Cut while it was being made: nothing was in it, and it is refused.
@@ -231,13 +240,24 @@ fn check(journal: &Journal, image: &[u8], done: usize, thoroughly: bool, what: &
     assert!(dropped <= possibly.unwrap_or(0), "{what}: {dropped} <= {possibly:?}");
     // The seal that allowed it is there with it.
     assert_eq!(boot.seal, (dropped > 0).then(|| dropped.to_be_bytes().to_vec()), "{what}");
-    for (at, (kept, record)) in (dropped + 1..).zip(&boot.outbox) {
-        assert_eq!(at, *kept, "{what}");
-        let effected = &journal.effects[kept];
+    let is_of_its_change = |&(at, ref record): &(u64, Vec<u8>)| {
+        let effected = &journal.effects[&at];
         let version = effected.record.as_ref().map(|record| record.version);
         let version = version.unwrap_or_else(|| tokens_at(journal, at - 1)[&effected.id].version + 1);
-        assert_eq!(*record, audit(at, effected.id, version), "{what}");
-    }
+        *record == audit(at, effected.id, version)
+    };
+    let numbers = |records: &[(u64, Vec<u8>)]| records.iter().map(|(at, _)| *at).collect::<Vec<_>>();
+    assert_eq!(numbers(&boot.outbox), (dropped + 1..=generation).collect::<Vec<_>>(), "{what}");
+    assert!(boot.outbox.iter().all(is_of_its_change), "{what}");
+    // Those who follow find exactly what was committed: the newest ones, and all that the log may lack.
+    let page = store.journal(0, 1000).unwrap();
+    let first = page.first.unwrap_or(generation + 1);
+    assert_eq!((page.newest, page.more), (generation, false), "{what}");
+    assert_eq!(numbers(&page.records), (first..=generation).collect::<Vec<_>>(), "{what}");
+    assert!(first <= generation.saturating_sub(KEPT).min(dropped) + 1, "{what}: {first}");
+    assert!(page.records.iter().all(is_of_its_change), "{what}");
+    // Told and old: gone, but for what the last commit left to the next.
+    assert!(dropped < 40 || first > 1, "{what}: nothing is ever dropped");
     for (id, count, _) in journal.used.iter().filter(|(.., at)| *at <= done) {
         if expected.contains_key(id) {
             assert!(store.last_use(*id).unwrap().unwrap().count >= *count, "{what}: uses");
@@ -264,7 +284,7 @@ fn losses(done: usize) -> [Lost; 4] {
 fn cut_anywhere_what_was_answered_is_there_and_what_was_not_is_absent_or_whole() {
     let begun = Instant::now();
     let disk = SimDisk::new();
-    let store = create(&disk);
+    let store = create_with(&disk, options());
     let journal = Journal { created: disk.log_len(), ..Journal::default() };
     let script = Script { store: &store, disk: &disk, journal: Mutex::new(journal) };
     block_on(workload(&script));

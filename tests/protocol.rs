@@ -12,9 +12,10 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, ClientHello, Condition, Failure, Filter,
-    Handle, Issue, Issued, LastUsed, List, Rate, Reply, Request, Revoke, SecretText, ServerHello, State, TokenFacts,
-    TokenInfo, Tokens, Validate, Verdict, Which,
+    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Chosen, ClientHello, Condition, Edit, Ends,
+    Event, Events, Failure, Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List,
+    Rate, Rekey, RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello,
+    Shown, State, TokenFacts, TokenInfo, Tokens, UsesBy, Validate, Verdict, Watch, Which,
 };
 use bearerd::protocol::{MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
@@ -175,6 +176,16 @@ fn active() -> Verdict {
     Verdict { active: true, reason: None, missing_scopes: Vec::new(), token: Some(Box::new(info())) }
 }
 
+fn rekeyed(key: Option<&str>) -> Rekeyed {
+    Rekeyed {
+        slot: "4db3cfbc236ada05".into(),
+        installed: key.is_none(),
+        origin: "o".into(),
+        dropped: vec!["f80b1daa9719f1fb".into()],
+        key: key.map(|key| SecretText::new(key.to_owned())),
+    }
+}
+
 fn requests() -> Vec<(&'static str, Ask<'static>)> {
     let revoke = |which| Ask::Revoke(Revoke { which, reason: Some("left".into()), dry_run: false });
     vec![
@@ -233,7 +244,83 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("clock-reset", Ask::ClockReset),
         ("backup", Ask::Backup(BackupAsk { after: None })),
         ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
+        ("watch", Ask::Watch(Watch { since: None })),
+        ("watch, all given", Ask::Watch(Watch { since: Some(1041) })),
+        ("rekey", Ask::Rekey(Rekey { data: false })),
+        ("rekey, data", Ask::Rekey(Rekey { data: true })),
+        ("rekey-progress", Ask::RekeyProgress),
+        ("recovery-key", Ask::RecoveryKey),
+        ("import", Ask::Import(vec![imported(Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"))])),
+        (
+            "import, all given",
+            Ask::Import(vec![
+                imported(Foreign::Sha256(std::array::from_fn(|i| i as u8))),
+                ImportEntry {
+                    facts: issue_full(),
+                    expires_at: Some(UnixTime::from_secs(1_796_003_600)),
+                    ..imported(Foreign::Text(TOKEN))
+                },
+            ]),
+        ),
+        ("revoke by filter", revoke(Which::Filter(Condition::Subject("s".into()).into()))),
+        (
+            "suspend by handles",
+            Ask::Suspend(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: Some("odd".into()),
+                dry_run: false,
+            }),
+        ),
+        (
+            "suspend by filter",
+            Ask::Suspend(Hold { which: Chosen::Filter(Condition::All.into()), reason: None, dry_run: true }),
+        ),
+        (
+            "resume by handles",
+            Ask::Resume(Hold {
+                which: Chosen::Handles(vec![Handle("01M844DZG0FAY828".into())]),
+                reason: None,
+                dry_run: false,
+            }),
+        ),
+        ("edit", Ask::Edit(Edit { name: Some("n".into()), ..Edit::of(Handle("01M844DZG0FAY828".into())) })),
+        (
+            "edit, all given",
+            Ask::Edit(Edit {
+                token: Handle("01M844DZG0FAY828".into()),
+                name: Some("n".into()),
+                labels: [("env".to_owned(), "prod".to_owned())].into(),
+                unlabel: vec!["team".into()],
+                allow_from: Some(vec!["192.0.2.0/24".into()]),
+                allow_units: Some(vec!["backup.service".into()]),
+                allow_uids: Some(Vec::new()),
+                scopes: Some(vec!["a".into()]),
+                drop_scopes: vec!["b:*".into()],
+                ends: Some(Ends::At(UnixTime::from_secs(1_796_000_000))),
+            }),
+        ),
+        (
+            "edit, for a time from now",
+            Ask::Edit(Edit {
+                ends: Some(Ends::In(Duration::from_secs(3600))),
+                ..Edit::of(Handle("01M844DZG0FAY828".into()))
+            }),
+        ),
+        ("renew", Ask::Renew(Handle("01M844DZG0FAY828".into()))),
+        ("rotate", Ask::Rotate(Rotate { token: Handle("01M844DZG0FAY828".into()), now: false, grace: None })),
+        (
+            "rotate, all given",
+            Ask::Rotate(Rotate {
+                token: Handle("01M844DZG0FAY828".into()),
+                now: true,
+                grace: Some(Duration::from_secs(300)),
+            }),
+        ),
     ]
+}
+
+fn imported(token: Foreign<'static>) -> ImportEntry<'static> {
+    ImportEntry { token, facts: issue(), expires_at: None }
 }
 
 fn replies() -> Vec<(&'static str, Answer)> {
@@ -268,7 +355,80 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 rows_total: 300,
             }),
         ),
+        ("events, none", Answer::Events(Events { events: Vec::new(), through: 1041, last: false })),
+        (
+            "events",
+            Answer::Events(Events {
+                events: vec![
+                    Event { seq: 1042, gap: false, json: "{\"seq\":1042}".into() },
+                    Event { seq: 2000, gap: true, json: "{\"seq\":2000}".into() },
+                ],
+                through: 2000,
+                last: true,
+            }),
+        ),
+        ("rekeyed", Answer::Rekeyed(Box::new(rekeyed(None)))),
+        ("rekeyed, key", Answer::Rekeyed(Box::new(rekeyed(Some("bearerd-key-1 4db3cfbc236ada05 01337f"))))),
+        (
+            "rekey-progress",
+            Answer::RekeyProgress(RekeyProgress {
+                running: true,
+                finished: false,
+                epoch: 2,
+                done: 300,
+                total: 1_000_000,
+                fault: Some("f".into()),
+            }),
+        ),
+        (
+            "imported",
+            Answer::Imported(vec![
+                ImportOutcome::Taken(id()),
+                ImportOutcome::Already(other_id()),
+                ImportOutcome::Refused("too weak".into()),
+            ]),
+        ),
+        ("shown", Answer::Shown(Box::new(shown()))),
+        (
+            "rotated",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: Some(UnixTime::from_secs(1_796_604_800)),
+                grace: Duration::from_secs(300),
+                replaced: None,
+                ended: None,
+            })),
+        ),
+        (
+            "rotated, all given",
+            Answer::Rotated(Box::new(Rotated {
+                token: SecretText::new(TOKEN.into()),
+                info: info(),
+                predecessor_ends_at: None,
+                grace: Duration::ZERO,
+                replaced: Some(id()),
+                ended: Some(other_id()),
+            })),
+        ),
     ]
+}
+
+fn shown() -> Shown {
+    let by = |unit: Option<&str>| UsesBy {
+        unit: unit.map(str::to_owned),
+        uid: 34,
+        at: UnixTime::from_micros(1_796_000_000_000_001),
+        count: 300,
+    };
+    let relative = Relative {
+        id: other_id(),
+        head: None,
+        state: State::Rotating,
+        safe_to_cut: Some(false),
+        uses_by: vec![by(Some("backup.service"))],
+    };
+    Shown { info: info(), uses_by: vec![by(None)], safe_to_cut: None, relatives: vec![relative] }
 }
 
 /// Name and content of each vector.

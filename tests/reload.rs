@@ -45,6 +45,7 @@ async fn may_validate(service: &Arc<Service>, caller: &Arc<Caller>) -> bool {
         let answer = match service.answer(caller, &ask) {
             Now::Ready(answer) => answer,
             Now::Later(answer) => answer.await,
+            Now::Stream(_) => panic!("a stream"),
         };
         allowed.push(match answer {
             Answer::Verdict(verdict) => !verdict.active,

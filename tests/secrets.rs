@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use bearerd::protocol::message::{Handle, Issue};
+use bearerd::protocol::message::{Edit, Handle, Issue, Rotate};
 use daemon::{Daemon, id_of};
 
 /// Every form in which 32 secret bytes, or the text of them, might be written by accident.
@@ -70,6 +70,13 @@ fn no_secret_is_left_anywhere() {
         let issued = client.issue(&Issue { name: format!("canary-{i}"), max_uses: uses, ..Issue::default() }).unwrap();
         tokens.push(issued.token.expose().to_owned());
     }
+    // Successors, and those that they took the place of.
+    for i in 100..120 {
+        for _ in 0..2 {
+            let rotate = Rotate { token: Handle(id_of(&tokens[i])), now: i % 2 == 0, grace: None };
+            tokens.push(client.rotate(&rotate).unwrap().token.expose().to_owned());
+        }
+    }
     let mut outputs = String::new();
     for (i, token) in tokens.iter().enumerate().take(40) {
         let mangled = format!("{}x", &token[..token.len() - 1]);
@@ -97,6 +104,12 @@ fn no_secret_is_left_anywhere() {
     let leak = &tokens[50];
     assert!(client.issue(&Issue { name: leak.clone(), ..Issue::default() }).is_err());
     assert!(client.show(&Handle(leak.clone())).is_err());
+    assert!(client.renew(&Handle(leak.clone())).is_err());
+    assert!(client.rotate(&Rotate { token: Handle(leak.clone()), now: false, grace: None }).is_err());
+    let handle = || Handle(id_of(&tokens[60]));
+    assert!(client.edit(&Edit { name: Some(leak.clone()), ..Edit::of(handle()) }).is_err());
+    let labels = [("k".to_owned(), leak.clone())].into();
+    assert!(client.edit(&Edit { labels, ..Edit::of(handle()) }).is_err());
 
     let mut places = vec![("outputs".to_owned(), outputs.into_bytes())];
     for name in ["cmdline", "environ"] {

@@ -287,6 +287,79 @@ mod visibility {
         assert!(before.slot < after.slot);
     }
 
+    /// Less in one way and more in another: neither is seen too late or too early.
+    #[test]
+    fn what_does_both_is_seen_as_the_less_of_both_until_it_is_durable() {
+        let disk = SimDisk::new();
+        let store = create(&disk);
+        issued(&store, 1);
+        let put = |store: &Store| {
+            block_on(store.write(|txn: &mut Txn<'_>| -> Result<(), StoreError> {
+                let mut record = txn.record(id(1))?.unwrap();
+                record.version += 1;
+                (record.allow_uids, record.name) = (vec![1, 2], "after".to_owned());
+                let mut meanwhile = record.clone();
+                meanwhile.allow_uids = vec![1];
+                txn.put_between(record, meanwhile)
+            }))
+        };
+        let uids = |store: &Store| store.lookup(id(1)).unwrap().record.unwrap().allow_uids.clone();
+        // Not written: as it was.
+        disk.fail(Fail::WriteFull, 0);
+        assert!(matches!(put(&store), Err(StoreError::NotWritten(_))));
+        assert_eq!((uids(&store), version(&store, 1)), (vec![], Some(1)));
+
+        disk.hold_syncs();
+        let before = store.lookup(id(1)).unwrap().slot;
+        let writer = std::thread::spawn({
+            let store = store.clone();
+            move || put(&store)
+        });
+        disk.wait_for_sync();
+        assert_eq!(uids(&store), [1], "neither the old state nor the new one");
+        let between = store.lookup(id(1)).unwrap().slot;
+        disk.release();
+        writer.join().unwrap().unwrap().unwrap();
+        assert_eq!(uids(&store), [1, 2]);
+        assert!(before < between && between < store.lookup(id(1)).unwrap().slot);
+    }
+
+    /// What a later job of the same batch restricts stands on an extension that is not durable: it does not show it.
+    #[test]
+    fn a_restriction_after_an_extension_in_one_batch_shows_nothing_of_it() {
+        let disk = SimDisk::new();
+        let store = create(&disk);
+        issued(&store, 1);
+        block_on(change(&store, 1, Effect::Restricts, |record| record.suspended = Some(ending()))).unwrap().unwrap();
+        disk.hold_syncs();
+        block_on(async {
+            let first = tokio::spawn({
+                let store = store.clone();
+                async move { issue(&store, 2).await }
+            });
+            tokio::task::yield_now().await;
+            disk.wait_for_sync();
+            // All of these wait until the first is durable, and then go together; the last looks before they are.
+            let looking = store.clone();
+            let (resumed, used, seen, ()) = tokio::join!(
+                change(&store, 1, Effect::Extends, |record| record.suspended = None),
+                change(&store, 1, Effect::Restricts, |record| record.uses += 1),
+                store.write(move |txn: &mut Txn<'_>| -> Result<_, StoreError> {
+                    let in_batch = txn.record(id(1))?.unwrap();
+                    assert_eq!((in_batch.suspended.is_some(), in_batch.uses), (false, 1));
+                    Ok(looking.lookup(id(1))?.record.unwrap().suspended.is_some())
+                }),
+                async { disk.release() },
+            );
+            first.await.unwrap().unwrap().unwrap();
+            resumed.unwrap().unwrap();
+            used.unwrap().unwrap();
+            assert!(seen.unwrap().unwrap().value, "good before it was durable");
+        });
+        let seen = store.lookup(id(1)).unwrap().record.unwrap();
+        assert_eq!((seen.suspended.is_some(), seen.uses), (false, 1));
+    }
+
     #[test]
     fn a_restriction_that_was_not_written_is_taken_back() {
         let disk = SimDisk::new();

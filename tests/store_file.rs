@@ -260,7 +260,7 @@ fn the_file_shows_no_names_subjects_or_labels() {
     let txn = db.begin_read().unwrap();
     let meta = txn.open_table(TableDefinition::<&str, &[u8]>::new("meta")).unwrap();
     let names: Vec<_> = meta.iter().unwrap().map(|row| row.unwrap().0.value().to_owned()).collect();
-    assert_eq!(names, ["format", "header", "seal", "standing"]);
+    assert_eq!(names, ["format", "header", "seal", "standing", "told"]);
 }
 
 fn real(path: &Path) -> File {

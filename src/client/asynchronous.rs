@@ -17,6 +17,8 @@
 //! # }
 //! ```
 
+mod watch;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,13 +28,16 @@ use tokio::sync::Mutex;
 use tokio::time::{self, Instant};
 use zeroize::Zeroizing;
 
-use super::link::Link;
+pub use watch::Watch;
+
+use super::link::{Greeted, Link};
 use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo,
-    Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Handle, Hold, ImportEntry, ImportOutcome,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo, Tokens, Validate,
+    Verdict,
 };
 use crate::time::UnixTime;
 
@@ -114,12 +119,54 @@ impl Client {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
     }
 
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn suspend(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Suspend(hold), Repeat::Harmless).await?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub async fn resume(&self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.long(Question::Resume(hold), Repeat::Harmless).await?)
+    }
+
+    /// Changes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn edit(&self, edit: &Edit) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Edit(edit), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Gives a token its life again. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub async fn renew(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.long(Question::Renew(handle), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
+    /// Makes a token's successor. Never sent twice by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] there may be a successor that nobody has:
+    /// to ask again is safe, and puts another in its place.
+    pub async fn rotate(&self, rotate: &Rotate) -> Result<Rotated, ClientError> {
+        message::rotated(self.long(Question::Rotate(rotate), Repeat::Unbegun).await?).map(|it| *it)
+    }
+
     /// One token's facts.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn show(&self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|info| *info)
+    pub async fn show(&self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.long(Question::Show(handle), Repeat::Harmless).await?).map(|shown| *shown)
     }
 
     /// A page of tokens.
@@ -170,12 +217,74 @@ impl Client {
         message::json(self.long(Question::AuditVerify, Repeat::Harmless).await?)
     }
 
+    /// Takes in tokens of another system, up to [`crate::protocol::BATCH_MAX`]; outcomes come in their order. All that are
+    /// taken are durable then. To repeat it is safe: what was taken is there already.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; what became of these tokens is then not known.
+    pub async fn import(&self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, ClientError> {
+        let answer = self.long(Question::Import(entries), Repeat::Harmless).await?;
+        message::imported(answer, entries.len())
+    }
+
     /// Takes a wrong clock mark back; returns the time that counts now.
     ///
     /// # Errors
     /// Any [`ClientError`].
     pub async fn clock_reset(&self) -> Result<UnixTime, ClientError> {
         message::time(self.long(Question::ClockReset, Repeat::Unbegun).await?)
+    }
+
+    /// Follows changes as they are made, on a connection of its own: those after the number `since`, or those from now on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn watch(&self, since: Option<u64>) -> Result<Watch, ClientError> {
+        within(self.inner.options.long_timeout, async {
+            let mut repeated = false;
+            loop {
+                match Watch::begin(self.inner.dial().await?, since).await {
+                    Ok(watch) => return Ok(watch),
+                    Err(broken) if !repeated && broken.may_repeat(Repeat::Harmless) => repeated = true,
+                    Err(broken) => return Err(broken.into()),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Changes the key that opens the store. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may have been done.
+    pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
+        let ask = Rekey { data: false };
+        message::rekeyed(self.long(Question::Rekey(ask), Repeat::Unbegun).await?).map(|rekeyed| *rekeyed)
+    }
+
+    /// Begins to seal every value under a new record key, or joins where that goes on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn rekey_data(&self) -> Result<RekeyProgress, ClientError> {
+        let ask = Rekey { data: true };
+        message::rekey_progress(self.long(Question::Rekey(ask), Repeat::Unbegun).await?)
+    }
+
+    /// How far that has got; the answer comes when it has ended, or after a moment.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn rekey_progress(&self) -> Result<RekeyProgress, ClientError> {
+        message::rekey_progress(self.long(Question::RekeyProgress, Repeat::Harmless).await?)
+    }
+
+    /// Makes a recovery key, in place of an earlier one. Never sent twice.
+    ///
+    /// # Errors
+    /// As [`Self::rekey`].
+    pub async fn recovery_key(&self) -> Result<Rekeyed, ClientError> {
+        message::rekeyed(self.long(Question::RecoveryKey, Repeat::Unbegun).await?).map(|rekeyed| *rekeyed)
     }
 
     async fn long(&self, question: Question<'_>, repeat: Repeat) -> Result<Answer, ClientError> {
@@ -219,19 +328,19 @@ impl Inner {
         {
             return Ok(link.clone());
         }
-        let link = self.dial().await?;
+        let link = Link::over(self.dial().await?);
         *current = Some(link.clone());
         Ok(link)
     }
 
     /// Connects and greets; tries again for a while where nobody listens, or where who listened goes away.
-    async fn dial(&self) -> Result<Link, ClientError> {
+    async fn dial(&self) -> Result<Greeted, ClientError> {
         let give_up = Instant::now() + self.options.connect_retry;
         let mut pause = socket::PAUSE;
         loop {
             let error = match socket::open(&self.path) {
-                Ok(stream) => match Link::greet(stream, &self.path, &self.options).await {
-                    Ok(link) => return Ok(link),
+                Ok(stream) => match Greeted::on(stream, &self.path, &self.options).await {
+                    Ok(greeted) => return Ok(greeted),
                     Err(Broken::NoReply(source)) => ClientError::Lost { source },
                     Err(Broken::Unbegun(error)) => error,
                     Err(Broken::Final(error)) => return Err(error),

@@ -20,6 +20,8 @@
 //! # Ok::<(), bearerd::client::ClientError>(())
 //! ```
 
+mod watch;
+
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -30,6 +32,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use watch::Watch;
+
 use super::message::{self, Outgoing, Question};
 use super::socket::{self, Terms};
 use super::{Broken, ClientError, Options, Repeat};
@@ -37,8 +41,9 @@ use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Failure, Handle, Issue, Issued, List, Revoke,
-    TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Failure, Handle, Hold, ImportEntry,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
+    Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -139,12 +144,56 @@ impl Client {
         message::changed(self.exchange(Question::Revoke(revoke), Repeat::Harmless, self.options.long_timeout)?)
     }
 
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
+    /// Holds tokens until they are resumed. When it has returned, they are not good any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn suspend(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Suspend(hold), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Lets held tokens be good again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; repeating it does no harm.
+    pub fn resume(&mut self, hold: &Hold) -> Result<Changed, ClientError> {
+        message::changed(self.exchange(Question::Resume(hold), Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Changes a token. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub fn edit(&mut self, edit: &Edit) -> Result<TokenInfo, ClientError> {
+        message::token(self.exchange(Question::Edit(edit), Repeat::Unbegun, self.options.long_timeout)?).map(|it| *it)
+    }
+
+    /// Gives a token its life again. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may or may not have been done.
+    pub fn renew(&mut self, handle: &Handle) -> Result<TokenInfo, ClientError> {
+        message::token(self.exchange(Question::Renew(handle), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|it| *it)
+    }
+
+    /// Makes a token's successor. Never sent twice by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] there may be a successor that nobody has:
+    /// to ask again is safe, and puts another in its place.
+    pub fn rotate(&mut self, rotate: &Rotate) -> Result<Rotated, ClientError> {
+        message::rotated(self.exchange(Question::Rotate(rotate), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|it| *it)
+    }
+
     /// One token's facts.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn show(&mut self, handle: &Handle) -> Result<TokenInfo, ClientError> {
-        message::token(self.read(Question::Show(handle))?).map(|info| *info)
+    pub fn show(&mut self, handle: &Handle) -> Result<Shown, ClientError> {
+        message::shown(self.read(Question::Show(handle))?).map(|shown| *shown)
     }
 
     /// A page of tokens.
@@ -195,12 +244,74 @@ impl Client {
         message::json(self.read(Question::AuditVerify)?)
     }
 
+    /// Takes in tokens of another system, up to [`crate::protocol::BATCH_MAX`]; outcomes come in their order. All that are
+    /// taken are durable then. To repeat it is safe: what was taken is there already.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; what became of these tokens is then not known.
+    pub fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, ClientError> {
+        let answer = self.exchange(Question::Import(entries), Repeat::Harmless, self.options.long_timeout)?;
+        message::imported(answer, entries.len())
+    }
+
     /// Takes a wrong clock mark back; returns the time that counts now.
     ///
     /// # Errors
     /// Any [`ClientError`].
     pub fn clock_reset(&mut self) -> Result<UnixTime, ClientError> {
         message::time(self.exchange(Question::ClockReset, Repeat::Unbegun, self.options.long_timeout)?)
+    }
+
+    /// Follows changes as they are made, on a connection of its own: those after the number `since`, or those from now on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn watch(&self, since: Option<u64>) -> Result<Watch, ClientError> {
+        let deadline = Deadline::after(self.options.long_timeout);
+        let mut repeated = false;
+        loop {
+            match Watch::begin(self.dial(deadline)?, since, deadline) {
+                Ok(watch) => return Ok(watch),
+                Err(broken) if !repeated && broken.may_repeat(Repeat::Harmless) => repeated = true,
+                Err(broken) => return Err(broken.into()),
+            }
+        }
+    }
+
+    /// Changes the key that opens the store. Never sent twice.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Lost`] and [`ClientError::Timeout`] it may have been done.
+    pub fn rekey(&mut self) -> Result<Rekeyed, ClientError> {
+        let ask = Rekey { data: false };
+        message::rekeyed(self.exchange(Question::Rekey(ask), Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|rekeyed| *rekeyed)
+    }
+
+    /// Begins to seal every value under a new record key, or joins where that goes on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn rekey_data(&mut self) -> Result<RekeyProgress, ClientError> {
+        let ask = Rekey { data: true };
+        message::rekey_progress(self.exchange(Question::Rekey(ask), Repeat::Unbegun, self.options.long_timeout)?)
+    }
+
+    /// How far that has got; the answer comes when it has ended, or after a moment.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn rekey_progress(&mut self) -> Result<RekeyProgress, ClientError> {
+        message::rekey_progress(self.exchange(Question::RekeyProgress, Repeat::Harmless, self.options.long_timeout)?)
+    }
+
+    /// Makes a recovery key, in place of an earlier one. Never sent twice.
+    ///
+    /// # Errors
+    /// As [`Self::rekey`].
+    pub fn recovery_key(&mut self) -> Result<Rekeyed, ClientError> {
+        message::rekeyed(self.exchange(Question::RecoveryKey, Repeat::Unbegun, self.options.long_timeout)?)
+            .map(|rekeyed| *rekeyed)
     }
 
     fn read(&mut self, question: Question<'_>) -> Result<Answer, ClientError> {

@@ -38,34 +38,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Greets on a new connection and gives it to a task of the runtime.
-    pub(super) async fn greet(stream: StdUnixStream, path: &Path, options: &Options) -> Result<Self, Broken> {
-        let server_uid = socket::server_uid(&stream, path, options).map_err(Broken::Final)?;
-        let stream = UnixStream::from_std(stream)
-            .map_err(|source| Broken::Final(ClientError::Connect { path: path.to_owned(), source }))?;
-        let mut wire = Wire { stream, input: ReadBuffer::new(Direction::Reply), output: WriteBuffer::new(), taken: 0 };
-        wire.output.push(&socket::hello(), false);
-        let written = future::poll_fn(|cx| wire.poll_write(cx)).await;
-        // Whoever turned us away has said so before closing: the frames are there although the write failed.
-        if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
-            return Err(Broken::NoReply(written.err()));
-        }
-        let terms = socket::terms(wire.frame()).map_err(Broken::Final)?;
-        wire.input.consume();
-        let Some(terms) = terms else {
-            if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
-                return Err(Broken::NoReply(None));
-            }
-            return match socket::reply(wire.frame()) {
-                Err(broken) => Err(broken),
-                Ok(_) => Err(Broken::Final(ClientError::Protocol("a hello without a version and no reason for it"))),
-            };
-        };
+    /// Gives a greeted connection to a task of the runtime.
+    pub(super) fn over(greeted: Greeted) -> Self {
+        let Greeted { wire, terms, server_uid } = greeted;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let pushed = wire.taken;
         let task = Task { wire, inbox, waiting: HashMap::new(), terms, next_id: 1, pushed, abandoned: false };
         tokio::spawn(task.run());
-        Ok(Self { orders, request_max: terms.request_max, server_uid })
+        Self { orders, request_max: terms.request_max, server_uid }
     }
 
     /// Asks, with an encoded question that has no number yet.
@@ -89,6 +69,41 @@ impl Link {
     /// Who listened when it was made.
     pub(super) fn server_uid(&self) -> u32 {
         self.server_uid
+    }
+}
+
+/// A connection after both hellos.
+pub(super) struct Greeted {
+    pub(super) wire: Wire,
+    terms: Terms,
+    server_uid: u32,
+}
+
+impl Greeted {
+    /// Greets on a new connection.
+    pub(super) async fn on(stream: StdUnixStream, path: &Path, options: &Options) -> Result<Self, Broken> {
+        let server_uid = socket::server_uid(&stream, path, options).map_err(Broken::Final)?;
+        let stream = UnixStream::from_std(stream)
+            .map_err(|source| Broken::Final(ClientError::Connect { path: path.to_owned(), source }))?;
+        let mut wire = Wire { stream, input: ReadBuffer::new(Direction::Reply), output: WriteBuffer::new(), taken: 0 };
+        wire.output.push(&socket::hello(), false);
+        let written = future::poll_fn(|cx| wire.poll_write(cx)).await;
+        // Whoever turned us away has said so before closing: the frames are there although the write failed.
+        if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
+            return Err(Broken::NoReply(written.err()));
+        }
+        let terms = socket::terms(wire.frame()).map_err(Broken::Final)?;
+        wire.consume();
+        let Some(terms) = terms else {
+            if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
+                return Err(Broken::NoReply(None));
+            }
+            return match socket::reply(wire.frame()) {
+                Err(broken) => Err(broken),
+                Ok(_) => Err(Broken::Final(ClientError::Protocol("a hello without a version and no reason for it"))),
+            };
+        };
+        Ok(Self { wire, terms, server_uid })
     }
 }
 
@@ -135,16 +150,16 @@ impl Drop for Waiter {
 }
 
 /// The socket and its buffers.
-struct Wire {
+pub(super) struct Wire {
     stream: UnixStream,
     input: ReadBuffer,
-    output: WriteBuffer,
+    pub(super) output: WriteBuffer,
     /// Bytes that the kernel has taken, ever.
     taken: u64,
 }
 
 impl Wire {
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             ready!(self.stream.poll_write_ready(cx))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || socket::send(&self.stream, self.output.pending()));
@@ -161,7 +176,7 @@ impl Wire {
     }
 
     /// Waits until a whole frame is there; false at the end of the connection.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
         let unframed = |_: FrameError| Broken::Final(ClientError::Protocol("a frame is empty or too long"));
         while self.input.frame().map_err(unframed)?.is_none() {
             let mut space = ReadBuf::new(self.input.space().map_err(unframed)?);
@@ -178,8 +193,13 @@ impl Wire {
     }
 
     /// The content of the frame that is there.
-    fn frame(&self) -> &[u8] {
+    pub(super) fn frame(&self) -> &[u8] {
         self.input.frame().ok().flatten().unwrap_or_default()
+    }
+
+    /// Goes on to the next frame.
+    pub(super) fn consume(&mut self) {
+        self.input.consume();
     }
 }
 
@@ -285,7 +305,7 @@ impl Task {
             };
             match reply {
                 Ok((id, answer)) => {
-                    self.wire.input.consume();
+                    self.wire.consume();
                     match self.waiting.remove(&id) {
                         Some(waiter) => waiter.tell(Ok(answer)),
                         None => return Poll::Ready(End::Nonsense("a reply has a number that was not asked")),

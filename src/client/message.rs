@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::ClientError;
 use crate::protocol::message::{
-    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Hold, Issue, Issued, List, Revoke,
-    TokenInfo, Tokens, Validate, Verdict,
+    Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Events, Handle, Hold, ImportEntry,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
+    Tokens, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -30,9 +31,21 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
+    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
     Suspend(&'a Hold),
+    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
     Resume(&'a Hold),
+    Watch(&'a Watch),
+    Rekey(Rekey),
+    RekeyProgress,
+    RecoveryKey,
     Backup(BackupAsk),
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    #[allow(dead_code, reason = "the numbers of what follows count it")]
+    Import(&'a [ImportEntry<'a>]),
+    Edit(&'a Edit),
+    Renew(&'a Handle),
+    Rotate(&'a Rotate),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -54,11 +67,16 @@ take! {
     issued: Issued => Box<Issued>,
     changed: Changed => Changed,
     token: Token => Box<TokenInfo>,
+    shown: Shown => Box<Shown>,
     tokens: Tokens => Tokens,
     json: Json => String,
     audit_lines: AuditLines => AuditLines,
     time: Time => UnixTime,
+    events: Events => Events,
+    rekeyed: Rekeyed => Box<Rekeyed>,
+    rekey_progress: RekeyProgress => RekeyProgress,
     backup: Backup => BackupPiece,
+    rotated: Rotated => Box<Rotated>,
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -70,11 +88,20 @@ pub(super) fn verdicts(answer: Answer, asked: usize) -> Result<Vec<Verdict>, Cli
     }
 }
 
+/// As many outcomes as there were tokens, or none of them counts.
+pub(super) fn imported(answer: Answer, asked: usize) -> Result<Vec<ImportOutcome>, ClientError> {
+    match answer {
+        Answer::Imported(outcomes) if outcomes.len() == asked => Ok(outcomes),
+        Answer::Error(failure) => Err(failure.into()),
+        _ => Err(OTHER),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec;
-    use crate::protocol::message::{Ask, Request, Which};
+    use crate::protocol::message::{Ask, Chosen, Foreign, Request, Which};
 
     #[test]
     fn a_request_by_reference_has_the_bytes_of_the_message() {
@@ -91,7 +118,14 @@ mod tests {
         let handle = Handle("01M".into());
         let list = List { limit: 9, ..List::default() };
         let audit = AuditQuery { uid: Some(70_000), ..AuditQuery::default() };
+        let hold = Hold { which: Chosen::Handles(vec![handle.clone()]), reason: None, dry_run: true };
+        let edit = Edit { name: Some("n".into()), ..Edit::of(handle.clone()) };
+        let rotate = Rotate { token: handle.clone(), now: true, grace: None };
         let batch = vec![validate.clone(), validate.clone()];
+        let import = vec![
+            ImportEntry { token: Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"), facts: issue.clone(), expires_at: None },
+            ImportEntry { token: Foreign::Sha256([200; 32]), facts: Issue::default(), expires_at: Some(UnixTime::MAX) },
+        ];
         let pairs = [
             (Question::Validate(&validate), Ask::Validate(validate.clone())),
             (Question::ValidateBatch(&batch), Ask::ValidateBatch(batch.clone())),
@@ -104,7 +138,17 @@ mod tests {
             (Question::AuditSummary(&handle), Ask::AuditSummary(handle.clone())),
             (Question::AuditVerify, Ask::AuditVerify),
             (Question::ClockReset, Ask::ClockReset),
+            (Question::Watch(&Watch { since: Some(300) }), Ask::Watch(Watch { since: Some(300) })),
+            (Question::Rekey(Rekey { data: true }), Ask::Rekey(Rekey { data: true })),
+            (Question::RekeyProgress, Ask::RekeyProgress),
+            (Question::RecoveryKey, Ask::RecoveryKey),
             (Question::Backup(BackupAsk { after: Some(300) }), Ask::Backup(BackupAsk { after: Some(300) })),
+            (Question::Import(&import), Ask::Import(import.clone())),
+            (Question::Suspend(&hold), Ask::Suspend(hold.clone())),
+            (Question::Resume(&hold), Ask::Resume(hold.clone())),
+            (Question::Edit(&edit), Ask::Edit(edit.clone())),
+            (Question::Renew(&handle), Ask::Renew(handle.clone())),
+            (Question::Rotate(&rotate), Ask::Rotate(rotate.clone())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

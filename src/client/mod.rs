@@ -2,14 +2,18 @@
 //!
 //! Both reconnect by themselves, also while the daemon restarts, and repeat a request only where that is safe:
 //!
-//! | what happened | reads, validate, revoke | issue, clock reset |
+//! | what happened | reads, validate, revoke, suspend, resume, import | issue, edit, renew, rotate, clock reset |
 //! | --- | --- | --- |
 //! | the connection turned out closed before a byte of the request was taken | repeated once | repeated once |
 //! | the daemon said that it is stopping and did not begin the request | repeated once | repeated once |
 //! | the connection ended after that, without a byte of the reply | repeated once | [`ClientError::Lost`] |
 //! | a part of the reply came, or something that is no reply | error | error |
 //!
-//! A repeated revocation changes nothing more. A repeated validation may spend a second use of a token that has a
+//! A stream of events (`watch`) has a connection of its own and does not reconnect: whoever reads it asks again, after the
+//! number that the stream had come to, and misses nothing.
+//!
+//! A repeated revocation changes nothing more. After a rotation that was lost the caller asks again: that is safe, since it
+//! replaces a successor that nobody has, but it is the caller's to decide. A repeated validation may spend a second use of a token that has a
 //! number of uses: never more than it has. Everything has a deadline; replies are checked strictly (I5), and buffers
 //! that held a token are wiped (I3). Protocol: `docs/protocol.md`.
 
@@ -18,6 +22,7 @@
 #[cfg(feature = "client-async")]
 pub mod asynchronous;
 pub mod blocking;
+mod feed;
 #[cfg(feature = "client-async")]
 mod link;
 mod message;

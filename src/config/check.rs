@@ -78,12 +78,9 @@ impl Check<'_> {
         self.lives("session", &mut config.tokens.session, table.tokens.session);
         self.lives("machine", &mut config.tokens.machine, table.tokens.machine);
 
-        let spot = set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
-        self.unused(spot, "[rotation] grace");
-        let spot = set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
-        self.unused(spot, "[rotation] overlap");
-        let spot = set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
-        self.unused(spot, "[rotation] on_reuse");
+        set(&mut config.rotation.grace, table.rotation.grace, |v| v.0);
+        set(&mut config.rotation.overlap, table.rotation.overlap, |v| v.0);
+        set(&mut config.rotation.on_reuse, table.rotation.on_reuse, |v| v);
 
         let spot = set(&mut config.warnings, table.warnings.before, |v| v.into_iter().map(|span| span.0).collect());
         config.warnings.sort_by(|a, b| b.cmp(a));
@@ -91,11 +88,9 @@ impl Check<'_> {
         if config.warnings.len() > WARNINGS_MAX || config.warnings.last().is_some_and(Duration::is_zero) {
             self.problem(spot, "[warnings] before has at most 32 durations, each longer than zero");
         }
-        self.unused(spot, "[warnings] before");
 
         let store_spot = set(&mut config.store.path, table.store.path, |v| v.0);
-        let spot = set(&mut config.store.retention, table.store.retention, |v| v.0);
-        self.unused(spot, "[store] retention");
+        set(&mut config.store.retention, table.store.retention, |v| v.0);
         let spot = set(&mut config.store.cache_bytes, table.store.cache_bytes, |v| v.0);
         let text = "[store] cache_bytes is at least 1MiB and at most 1024GiB";
         self.bounds(spot, &config.store.cache_bytes, &CACHE_MIN, &(1 << 40), text);

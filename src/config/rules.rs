@@ -89,7 +89,17 @@ impl Operation {
 
     /// Whether it is done to tokens that exist, so that `:own` can bound it.
     pub const fn takes_own(self) -> bool {
-        matches!(self, Self::Show | Self::List | Self::Edit | Self::Renew | Self::Rotate | Self::Revoke | Self::Suspend)
+        matches!(
+            self,
+            Self::Show
+                | Self::List
+                | Self::Edit
+                | Self::Renew
+                | Self::Rotate
+                | Self::Revoke
+                | Self::Suspend
+                | Self::Watch
+        )
     }
 }
 

@@ -6,28 +6,49 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::client::blocking::Client;
+use crate::client::blocking::{Client, Watch};
 use crate::client::{self, ClientError, Options};
 use crate::ctl::error::CtlError;
 use crate::protocol::message::{
-    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Handle, Issue, Issued, List, Revoke, TokenInfo, Tokens,
-    Validate, Verdict,
+    AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Event, Handle, Hold, ImportEntry, ImportOutcome,
+    Issue, Issued, List, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo, Tokens, Validate, Verdict,
 };
 use crate::time::UnixTime;
+
+/// Events as they come.
+pub(super) trait Events {
+    /// Waits for the next; `None` when the daemon has ended the stream.
+    fn next(&mut self) -> Option<Result<Event, CtlError>>;
+    /// What to go on after.
+    fn seq(&self) -> u64;
+}
 
 /// The daemon, as the commands ask it. JSON comes as the daemon wrote it.
 pub(super) trait Daemon {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError>;
+    /// At most [`crate::protocol::BATCH_MAX`]; verdicts come in their order.
+    fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError>;
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError>;
     fn revoke(&mut self, ask: &Revoke<'_>) -> Result<Changed, CtlError>;
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError>;
     fn list(&mut self, ask: &List) -> Result<Tokens, CtlError>;
     fn status(&mut self) -> Result<String, CtlError>;
     fn audit(&mut self, query: &AuditQuery) -> Result<AuditLines, CtlError>;
     fn audit_summary(&mut self, token: &Handle) -> Result<String, CtlError>;
     fn audit_verify(&mut self) -> Result<String, CtlError>;
     fn clock_reset(&mut self) -> Result<UnixTime, CtlError>;
+    fn rekey(&mut self) -> Result<Rekeyed, CtlError>;
+    fn rekey_data(&mut self) -> Result<RekeyProgress, CtlError>;
+    fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError>;
+    fn recovery_key(&mut self) -> Result<Rekeyed, CtlError>;
+    fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError>;
     fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError>;
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError>;
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError>;
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError>;
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError>;
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError>;
 }
 
 /// How long an answer may take.
@@ -64,9 +85,23 @@ fn retry(path: &Path) -> Duration {
     }
 }
 
+impl Events for Watch {
+    fn next(&mut self) -> Option<Result<Event, CtlError>> {
+        Some(Iterator::next(self)?.map_err(CtlError::from))
+    }
+
+    fn seq(&self) -> u64 {
+        Self::seq(self)
+    }
+}
+
 impl Daemon for Client {
     fn validate(&mut self, ask: &Validate<'_>) -> Result<Verdict, CtlError> {
         Ok(self.validate(ask)?)
+    }
+
+    fn validate_batch(&mut self, asks: &[Validate<'_>]) -> Result<Vec<Verdict>, CtlError> {
+        Ok(self.validate_batch(asks)?)
     }
 
     fn issue(&mut self, ask: &Issue) -> Result<Issued, CtlError> {
@@ -77,7 +112,7 @@ impl Daemon for Client {
         Ok(self.revoke(ask)?)
     }
 
-    fn show(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+    fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
         Ok(self.show(token)?)
     }
 
@@ -105,8 +140,52 @@ impl Daemon for Client {
         Ok(self.clock_reset()?)
     }
 
+    fn rekey(&mut self) -> Result<Rekeyed, CtlError> {
+        Ok(self.rekey()?)
+    }
+
+    fn rekey_data(&mut self) -> Result<RekeyProgress, CtlError> {
+        Ok(self.rekey_data()?)
+    }
+
+    fn rekey_progress(&mut self) -> Result<RekeyProgress, CtlError> {
+        Ok(self.rekey_progress()?)
+    }
+
+    fn recovery_key(&mut self) -> Result<Rekeyed, CtlError> {
+        Ok(self.recovery_key()?)
+    }
+
+    fn watch(&mut self, since: Option<u64>) -> Result<Box<dyn Events>, CtlError> {
+        Ok(Box::new(Self::watch(self, since)?))
+    }
+
     fn backup(&mut self, ask: BackupAsk) -> Result<BackupPiece, CtlError> {
         Ok(self.backup(ask)?)
+    }
+
+    fn import(&mut self, entries: &[ImportEntry<'_>]) -> Result<Vec<ImportOutcome>, CtlError> {
+        Ok(self.import(entries)?)
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.suspend(ask)?)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        Ok(self.resume(ask)?)
+    }
+
+    fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError> {
+        Ok(self.edit(ask)?)
+    }
+
+    fn renew(&mut self, token: &Handle) -> Result<TokenInfo, CtlError> {
+        Ok(self.renew(token)?)
+    }
+
+    fn rotate(&mut self, ask: &Rotate) -> Result<Rotated, CtlError> {
+        Ok(self.rotate(ask)?)
     }
 }
 

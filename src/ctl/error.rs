@@ -18,7 +18,7 @@ pub const BAD_DATA: u8 = 65;
 pub const UNREACHABLE: u8 = 69;
 /// A fault in the daemon, or it does not speak as it should (EX_SOFTWARE).
 pub const INTERNAL: u8 = 70;
-/// The output can't be written (EX_IOERR).
+/// The output can't be written, or what was to be scanned can't be read (EX_IOERR).
 pub const OUTPUT: u8 = 74;
 /// Not now: try again (EX_TEMPFAIL).
 pub const TRY_AGAIN: u8 = 75;
@@ -120,11 +120,32 @@ pub enum CtlError {
     /// Standard output can't be written.
     #[error("can't write the output: {0}; write it elsewhere")]
     Output(#[source] io::Error),
+    /// A successor was made and can't be handed over; its predecessor is as good as before.
+    #[error(
+        "token {id} was made but can't be printed: {source}; it is lost, so rotate again, which puts another in its \
+         place: bearerctl rotate {id}"
+    )]
+    SuccessorLost {
+        /// Its id.
+        id: crate::token::TokenId,
+        /// Why.
+        source: io::Error,
+    },
     /// A token was made and can't be handed over.
     #[error("token {id} was made but can't be printed: {source}; it is lost, so revoke it: bearerctl revoke {id}")]
     TokenLost {
         /// Its id.
         id: crate::token::TokenId,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key was made and can't be handed over.
+    #[error(
+        "key {slot} was made but can't be printed: {source}; it is lost, and opens nothing once you ask for another: do that now"
+    )]
+    KeyLost {
+        /// The id of its slot.
+        slot: String,
         /// Why.
         source: io::Error,
     },
@@ -146,7 +167,11 @@ impl CtlError {
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
             Self::Refused(failure) => status_of(failure.code),
-            Self::Output(_) | Self::TokenLost { .. } | Self::Write { .. } => OUTPUT,
+            Self::Output(_)
+            | Self::TokenLost { .. }
+            | Self::SuccessorLost { .. }
+            | Self::KeyLost { .. }
+            | Self::Write { .. } => OUTPUT,
         }
     }
 
@@ -166,7 +191,8 @@ impl CtlError {
             Self::Protocol(_) => "protocol",
             Self::Refused(failure) => failure.code.name(),
             Self::Output(_) => "output",
-            Self::TokenLost { .. } => "token_lost",
+            Self::TokenLost { .. } | Self::SuccessorLost { .. } => "token_lost",
+            Self::KeyLost { .. } => "key_lost",
         }
     }
 }
@@ -209,6 +235,8 @@ mod tests {
                 (70, "internal"),
                 (75, "undecided"),
                 (75, "stopping"),
+                (1, "already_rotated"),
+                (1, "wrong_state"),
                 (70, "unsupported"),
                 (64, "frame_too_large"),
                 (70, "bad_frame"),

@@ -1,4 +1,4 @@
-//! Tokens come in here: from standard input or a file, the first line of it.
+//! Tokens come in here: from standard input or a file, the first line of it. And the recovery key of `bearerd recover`.
 //!
 //! Invariant I3: what is read stays in one buffer that is wiped; on a terminal it is not echoed.
 
@@ -47,6 +47,32 @@ pub(super) fn token(file: Option<&Path>, console: &mut Console) -> Result<TokenT
                 first_line(&mut input, "standard input", unreadable)
             }
         }
+    }
+}
+
+/// Reads what `bearerd recover` asks for: on a terminal one line, which is not echoed, else standard input to its end, for a
+/// recovery key may be wrapped. Empty when there is nothing, or Ctrl-C.
+///
+/// # Errors
+/// That of reading; `InvalidData` for what is no text or longer than any recovery key.
+pub(crate) fn recovery_key(prompt: &str) -> io::Result<Zeroizing<String>> {
+    let stdin = io::stdin();
+    let mut input = File::from(stdin.as_fd().try_clone_to_owned()?);
+    if !stdin.is_terminal() {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(TEXT_MAX + 1));
+        input.take(TEXT_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() <= TEXT_MAX);
+        return text.map(|text| Zeroizing::new(text.to_owned())).ok_or_else(|| io::ErrorKind::InvalidData.into());
+    }
+    let mut console = Console::of_process();
+    console.say(prompt);
+    let line = hidden_line(&mut input, CtlError::Output);
+    console.say("\n");
+    match line {
+        Ok(line) => Ok(line),
+        Err(CtlError::Output(error)) => Err(error),
+        Err(CtlError::NoToken(_) | CtlError::Interrupted) => Ok(Zeroizing::default()),
+        Err(_) => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

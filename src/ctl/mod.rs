@@ -2,7 +2,7 @@
 //! else.
 //!
 //! Invariant I3: a token comes in from standard input or a file only (`input`), what looks like one among the arguments
-//! is refused unseen (`leak`), and it goes out once, alone, on standard output (`commands::issue`). JSON and exit
+//! is refused unseen (`leak`), and it goes out once, alone, on standard output (`commands::hand_over`). JSON and exit
 //! statuses are a contract: `docs/json.md`.
 
 #![forbid(unsafe_code)]
@@ -11,10 +11,13 @@ pub mod args;
 mod commands;
 pub mod console;
 mod daemon;
+mod entry;
 pub mod error;
-mod input;
+pub(crate) mod input;
 mod leak;
+mod lines;
 pub mod render;
+mod scan;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -68,14 +71,24 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         Command::Validate(args) => commands::validate::run(&args, &connect, console),
         Command::Show(args) => commands::show::run(args, &connect, console),
         Command::List(args) => commands::list::run(&args, &connect, console),
+        Command::Edit(args) => commands::edit::run(*args, &connect, console),
+        Command::Renew(args) => commands::renew::run(&args, &connect, console),
+        Command::Rotate(args) => commands::rotate::run(args, &connect, console),
         Command::Revoke(args) => commands::revoke::run(args, &connect, console),
+        Command::Suspend(args) => commands::hold::run(args, commands::hold::Verb::Suspend, &connect, console),
+        Command::Resume(args) => commands::hold::run(args, commands::hold::Verb::Resume, &connect, console),
         Command::Audit(args) => match args.command {
             None => commands::audit::run(*args, &connect, console),
             Some(AuditCommand::Verify) => commands::verify::run(&connect, console),
         },
+        Command::Watch(args) => commands::watch::run(&args, &connect, console),
         Command::Backup(args) => commands::backup::run(&args, &connect, console),
         Command::Status => commands::status::run(&connect, console),
         Command::Clock { command: ClockCommand::Reset } => commands::clock::reset(&connect, console),
+        Command::Scan(args) => scan::run(args, &connect, console),
+        Command::Rekey(args) => commands::rekey::run(args, &connect, console),
+        Command::RecoveryKey => commands::rekey::recovery_key(&connect, console),
+        Command::Import(args) => commands::import::run(*args, &connect, console),
         Command::Completions { shell } => commands::completions::run(shell, console),
     }
 }

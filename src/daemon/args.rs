@@ -47,6 +47,9 @@ impl Args {
                 ErrorKind::ArgumentConflict,
                 "demo has a configuration of its own: --config, --check-config and --user are not for it",
             ),
+            Some(Command::Recover) if args.check_config => {
+                (ErrorKind::ArgumentConflict, "--check-config only checks: it is not for recover")
+            }
             Some(Command::Restore(_)) if args.check_config => {
                 (ErrorKind::ArgumentConflict, "--check-config only checks: it is not for restore")
             }
@@ -65,6 +68,9 @@ impl Args {
 pub enum Command {
     /// A guided tour against a real daemon in a temporary directory
     Demo,
+    /// Make a new key from the recovery key, which is read from standard input; bearerd must not run
+    #[command(after_help = "Example:\n  runuser -u bearerd -- bearerd recover")]
+    Recover,
     /// Put a backup in the place of the store; bearerd must not run
     ///
     /// FILE is what bearerctl backup wrote, or a copy of a store. It is checked whole before anything is touched, with the key
@@ -135,6 +141,10 @@ mod tests {
         assert!(error.to_string().contains("demo has a configuration of its own"), "{error}");
         assert!(of("bearerd --log-level debug demo").unwrap().command.is_some());
         assert!(of("bearerd --user").unwrap().user);
+        let recover = of("bearerd recover --user --config x").unwrap();
+        assert!(recover.user && recover.config.is_some());
+        assert!(of("bearerd --user recover").unwrap().user);
+        assert_eq!(of("bearerd --check-config recover").unwrap_err().kind(), ErrorKind::ArgumentConflict);
         assert!(of("bearerd restore --user x").unwrap().user);
         assert!(of("bearerd --config y restore --accept-rollback").unwrap().config.is_some());
         assert_eq!(of("bearerd --user restore").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);

@@ -18,7 +18,9 @@ use crate::ctl::error::CtlError;
 use crate::ctl::render;
 use crate::ctl::render::style::{Ink, ink};
 use crate::protocol::code::Reason;
-use crate::protocol::message::{AuditQuery, Handle, Issue, Issued, Revoke, TokenInfo, Validate, Verdict, Which};
+use crate::protocol::message::{
+    AuditQuery, Handle, Issue, Issued, Revoke, Rotate, TokenInfo, Validate, Verdict, Which,
+};
 use crate::time::{UnixTime, wall_now};
 use crate::token::TokenId;
 use stage::Stage;
@@ -120,6 +122,7 @@ impl Guide<'_> {
         let backup = self.issue_and_validate()?;
         self.wrong_scope(&backup)?;
         self.use_limit()?;
+        let backup = self.rotate(&backup)?;
         self.revoke(&backup)?;
         self.kill(&backup)?;
         self.audit(backup.info.facts.id)
@@ -178,6 +181,27 @@ impl Guide<'_> {
         self.validate(&once, &["deploy"], Some(Reason::Exhausted))
     }
 
+    fn rotate(&mut self, backup: &Issued) -> Result<Issued, DemoError> {
+        self.heading(
+            "Rotate it",
+            "It may have leaked: the same token with another secret, and the old one is refused at once.",
+        )?;
+        let id = backup.info.facts.id;
+        self.typed(&format!("bearerctl rotate {id} --now > backup.token.new"))?;
+        let rotate = Rotate { token: Handle(id.to_string()), now: true, grace: None };
+        let rotated = self.client()?.rotate(&rotate)?;
+        let card = render::token::rotated(&rotated, wall_now(), self.width());
+        let new = Issued { token: rotated.token, info: rotated.info };
+        self.shown(&format!("{}\n", shortened(&new.info)))?;
+        self.shown(card.split_once('\n').map_or("", |(_, card)| card))?;
+        self.typed("bearerctl validate --scope repo:read < backup.token")?;
+        self.validate(backup, &["repo:read"], Some(Reason::Rotated))?;
+        self.typed("bearerctl validate --scope repo:read < backup.token.new")?;
+        self.validate(&new, &["repo:read"], None)?;
+        self.typed("mv backup.token.new backup.token")?;
+        Ok(new)
+    }
+
     fn revoke(&mut self, backup: &Issued) -> Result<(), DemoError> {
         self.heading("Revoke it", "When the command returns, it is on disk, in the audit log, and in force.")?;
         let id = backup.info.facts.id;
@@ -193,7 +217,7 @@ impl Guide<'_> {
         let verdict = self.ask(backup, &["repo:read"])?;
         let refused = begun.elapsed();
         expect("one token to be revoked", changed.count == 1, || changed.count.to_string())?;
-        self.shown(&render::token::revoked(&changed, 1))?;
+        self.shown(&render::token::changed(&changed, 1, &render::token::REVOKED))?;
         self.typed("bearerctl validate --scope repo:read < backup.token")?;
         self.judge(&verdict, Some(Reason::Revoked))?;
         let text = format!("returned after {}, refused {} later", millis(returned), millis(refused - returned));
@@ -221,7 +245,7 @@ impl Guide<'_> {
         self.typed(&format!("bearerctl audit --token {id}"))?;
         let lines = self.lines_of(id)?;
         self.shown(&render::audit::table(&lines, wall_now(), self.width()))?;
-        for event in ["issue", "use", "revoke"] {
+        for event in ["rotate", "use", "revoke"] {
             let there = lines.iter().any(|line| event_of(line).as_deref() == Some(event));
             expect(&format!("a line of the event {event}"), there, || format!("{} lines without it", lines.len()))?;
         }

@@ -60,6 +60,24 @@ pub enum Failure {
         /// The log.
         log: PathBuf,
     },
+    /// `bearerd recover` where there is a key file.
+    #[error("there is a key file {}: if it opens the store, nothing is to be recovered, so start bearerd (and see bearerctl rekey); if it does not, move it away and run this again", .file.display())]
+    KeyThere {
+        /// The file.
+        file: PathBuf,
+    },
+    /// `bearerd recover` without a recovery key.
+    #[error("no recovery key was given: type it when asked, or give it on standard input")]
+    NoRecoveryKey,
+    /// Standard input can't be read.
+    #[error("the recovery key can't be read from standard input: {0}")]
+    Input(#[source] std::io::Error),
+    /// Run as another user than the one whose the files are.
+    #[error("this must be run as the user whose the store is: runuser -u {user} -- bearerd recover")]
+    OtherUser {
+        /// That user's name, or `#` and the uid.
+        user: String,
+    },
     /// What is to be restored can't be opened.
     #[error("can't open {path}: {source}", path = .path.display())]
     BackupFile {
@@ -98,7 +116,7 @@ pub enum Failure {
     },
     /// Root could not become the user whose the store is.
     #[error("root could not go on as the user whose the store's directory is: {0}; run it as that user")]
-    OtherUser(#[source] nix::Error),
+    NotThatUser(#[source] nix::Error),
     /// The summary can't be shown; the store is restored.
     #[error("the store is restored, but that can't be said: {0}")]
     Output(String),
@@ -143,9 +161,15 @@ impl Failure {
             },
             Self::Audit(AuditError::Unsafe { .. } | AuditError::RolledBack { .. }) => REFUSED,
             Self::Audit(_) => IO,
-            Self::StoreGone { .. } | Self::Unsynced { .. } | Self::OtherStore { .. } | Self::Older { .. } => REFUSED,
+            Self::StoreGone { .. }
+            | Self::Unsynced { .. }
+            | Self::KeyThere { .. }
+            | Self::OtherUser { .. }
+            | Self::OtherStore { .. }
+            | Self::Older { .. } => REFUSED,
+            Self::NoRecoveryKey => USAGE,
             Self::BadBackup { .. } => BAD_DATA,
-            Self::BackupFile { .. } | Self::OtherUser(_) | Self::Output(_) => IO,
+            Self::Input(_) | Self::BackupFile { .. } | Self::NotThatUser(_) | Self::Output(_) => IO,
             Self::Socket(SocketError::System { .. }) => IO,
             Self::Socket(_) => REFUSED,
             Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,

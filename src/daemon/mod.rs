@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod log;
 pub mod open;
+mod recover;
 pub mod reload;
 mod restore;
 mod serve;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
     }
     log::start(args.log_level.into());
     let done = match &args.command {
+        Some(Command::Recover) => recover::run(&args),
         Some(Command::Restore(restore)) => restore::run(&args, restore),
         _ if args.check_config => check_config(&args),
         _ => run(&args),

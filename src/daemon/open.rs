@@ -19,7 +19,7 @@ use crate::sys::memory::LockedKey;
 use crate::sys::net;
 use crate::systemd::Inherited;
 use crate::time::{Clock, TimeSource};
-use crate::vault::{KeyHeader, KeySource, Keyring};
+use crate::vault::{KeyHeader, KeySource, Keyring, VaultError};
 
 /// Mode of the native socket: policy decides who may do what.
 const SOCKET_MODE: u32 = 0o666;
@@ -78,15 +78,33 @@ struct Unlocked {
 /// [`Failure`]: each says what is wrong and what to do.
 pub fn open(config: &Config, credentials: Option<&Path>, time: Box<dyn TimeSource>) -> Result<Backbone, Failure> {
     let uid = nix::unistd::geteuid().as_raw();
-    prepare_directories(config, uid)?;
-    let path = &config.store.path;
-    let _alone = start_alone(path)?;
-    let options = FileOptions { cache_bytes: config.store.cache_bytes as usize, ..FileOptions::default() };
-    let unlocked = if path.symlink_metadata().is_ok() {
-        unlock(config, credentials, uid, options)?
-    } else {
-        found(config, credentials, uid, options, &*time)?
-    };
+    open_with(config, time, |time| {
+        let options = FileOptions { cache_bytes: config.store.cache_bytes as usize, ..FileOptions::default() };
+        if config.store.path.symlink_metadata().is_ok() {
+            unlock(config, uid, options, || KeySource::find(credentials, &config.key_file, uid))
+        } else {
+            found(config, credentials, uid, options, time)
+        }
+    })
+}
+
+/// The same for a store that must be there, with this key.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_by(config: &Config, source: KeySource, time: Box<dyn TimeSource>) -> Result<Backbone, Failure> {
+    let uid = nix::unistd::geteuid().as_raw();
+    open_with(config, time, |_| unlock(config, uid, FileOptions::default(), || Ok(source)))
+}
+
+fn open_with(
+    config: &Config,
+    time: Box<dyn TimeSource>,
+    unlock: impl FnOnce(&dyn TimeSource) -> Result<Unlocked, Failure>,
+) -> Result<Backbone, Failure> {
+    prepare_directories(config, nix::unistd::geteuid().as_raw())?;
+    let _alone = start_alone(&config.store.path)?;
+    let unlocked = unlock(&*time)?;
     let mut remarks = Vec::new();
     let clock = start_clock(config, time, &unlocked.boot, &mut remarks)?;
     let (audit, stored) = open_audit(config, &unlocked, Arc::clone(&clock), &mut remarks)?;
@@ -133,15 +151,19 @@ pub(super) fn store_failure(path: &Path) -> impl Fn(StoreError) -> Failure {
 }
 
 /// An existing store: its own key, or a refusal.
-fn unlock(config: &Config, credentials: Option<&Path>, uid: u32, options: FileOptions) -> Result<Unlocked, Failure> {
+fn unlock(
+    config: &Config,
+    uid: u32,
+    options: FileOptions,
+    source: impl FnOnce() -> Result<KeySource, VaultError>,
+) -> Result<Unlocked, Failure> {
     let path = &config.store.path;
     let failed = store_failure(path);
     let file = files::open_private(path, Access::ReadWrite, uid)?;
     let file = StoreFile::from_file(file, options).map_err(&failed)?;
     let Some(header) = file.header() else { return Err(failed(StoreError::Empty)) };
     let header = KeyHeader::decode(header)?;
-    let source = KeySource::find(credentials, &config.key_file, uid)?;
-    let keyring = Arc::new(Keyring::unlock(&header, &source)?);
+    let keyring = Arc::new(Keyring::unlock(&header, &source()?)?);
     let boot = file.boot(&*keyring).map_err(&failed)?;
     Ok(Unlocked { file, keyring, boot, new: None })
 }

@@ -26,6 +26,8 @@ pub fn resolve(config: &Config, own: &Own) -> Settings {
         tokens_per_uid: config.limits.tokens_per_uid.into(),
         issue_per_uid: Rate { count: issue.count, per: issue.per },
         rotation: config.rotation,
+        warn_before: config.warnings.clone(),
+        retention: config.store.retention,
         warnings,
     }
 }

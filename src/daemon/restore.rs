@@ -77,7 +77,7 @@ fn become_owner(config: &Config) -> Result<bool, Failure> {
             })?;
         }
     }
-    let changed = match User::from_uid(uid).map_err(Failure::OtherUser)? {
+    let changed = match User::from_uid(uid).map_err(Failure::NotThatUser)? {
         Some(user) => {
             let name = std::ffi::CString::new(user.name).expect("a name of the user database has no NUL");
             initgroups(&name, user.gid).and_then(|()| setgid(user.gid))
@@ -87,7 +87,7 @@ fn become_owner(config: &Config) -> Result<bool, Failure> {
             setgroups(&[gid]).and_then(|()| setgid(gid))
         }
     };
-    changed.and_then(|()| setuid(uid)).map_err(Failure::OtherUser)?;
+    changed.and_then(|()| setuid(uid)).map_err(Failure::NotThatUser)?;
     Ok(true)
 }
 

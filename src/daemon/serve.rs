@@ -16,9 +16,9 @@ use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::{Config, Paths};
 use crate::policy::{Own, SystemNames, identify};
 use crate::server::{self, Counters, ServerLimits};
-use crate::service::{Connections, Parts, Places, Service};
+use crate::service::{Connections, KeyPlaces, Parts, Places, Service, Sweeper};
 use crate::store::Store;
-use crate::systemd::{Notifier, watchdog_interval};
+use crate::systemd::{Notifier, credentials_directory, watchdog_interval};
 use crate::time::Clock;
 
 /// How often names of the policy that did not resolve are tried again.
@@ -97,8 +97,11 @@ async fn serve(start: Start) -> Result<(), Failure> {
         connections: Box::new(move || Connections {
             now: counted.connections.load(Ordering::Relaxed) as u64,
             refused: counted.refused.load(Ordering::Relaxed),
+            watching: counted.streams.load(Ordering::Relaxed) as u64,
         }),
     });
+    // Before anybody is served: a change of keys that was cut off is finished first.
+    service.settle_keys().await;
     let limits = ServerLimits {
         max_connections: config.socket.max_connections as usize,
         max_connections_per_uid: config.socket.max_connections_per_uid as usize,
@@ -138,11 +141,14 @@ async fn serve(start: Start) -> Result<(), Failure> {
     running.note(EventKind::Start, "done", Some(format!("bearerd {}", env!("CARGO_PKG_VERSION"))));
     running.notifier.ready("serving");
     tracing::info!("serving on {}", running.config.socket.path.display());
+    let sweeper = tokio::spawn(Sweeper::new(Arc::clone(&running.service)).run());
     let ended = running.until_stopped(signals).await;
     running.notifier.stopping();
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
+    let _ = sweeper.await;
+    running.service.settle_alerts().await;
     running.end(ended).await
 }
 
@@ -285,5 +291,10 @@ fn places(config: &Config) -> Places {
         store: config.store.path.display().to_string(),
         audit: config.audit.file.display().to_string(),
         syslog: config.audit.syslog.as_ref().map(|path| path.display().to_string()),
+        key: KeyPlaces {
+            file: config.key_file.clone(),
+            credentials: credentials_directory(),
+            owner_uid: nix::unistd::geteuid().as_raw(),
+        },
     }
 }

@@ -104,7 +104,7 @@ pub struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// Something that is not done to one token: status, watch, audit, admin.
+    /// Something that is not done to tokens: status, audit, admin.
     pub fn of(op: Operation) -> Self {
         Self { op, own: Ownership::NotOwn, issue: None, scopes: &[] }
     }

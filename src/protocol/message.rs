@@ -90,8 +90,25 @@ pub enum Ask<'a> {
     Suspend(Hold),
     /// Let held tokens be good again.
     Resume(Hold),
+    /// Receive changes as they are made: answered by many [`Events`].
+    Watch(Watch),
+    /// Change the key that opens the store, or the one that its values are sealed under.
+    Rekey(Rekey),
+    /// How far the sealing of every value anew has got; answered when that has ended, or after a moment.
+    RekeyProgress,
+    /// Make a recovery key, in place of an earlier one.
+    RecoveryKey,
     /// A copy of the whole store, piece by piece.
     Backup(BackupAsk),
+    /// Take in tokens that another system made; up to [`super::BATCH_MAX`].
+    #[serde(borrow)]
+    Import(Vec<ImportEntry<'a>>),
+    /// Change what a token is called and where it is good; take scopes or time away.
+    Edit(Edit),
+    /// Give a token its life again.
+    Renew(Handle),
+    /// Make a token's successor.
+    Rotate(Rotate),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -208,6 +225,101 @@ pub struct BackupAsk {
     pub after: Option<u64>,
 }
 
+/// A token of another system, and what it shall be here. No `Debug`: it holds a token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ImportEntry<'a> {
+    /// What it is known by.
+    #[serde(borrow)]
+    pub token: Foreign<'a>,
+    /// What it shall be, as of a token that is issued.
+    pub facts: Issue,
+    /// Good while now is before; instead of the ttl.
+    pub expires_at: Option<UnixTime>,
+}
+
+/// A token that another system made. No `Debug`: it is one.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub enum Foreign<'a> {
+    /// Its text: digested where it was received, and forgotten.
+    Text(&'a str),
+    /// SHA-256 of its text, where that is all there is.
+    Sha256([u8; 32]),
+}
+
+/// What became of one token of an import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImportOutcome {
+    /// It is this token now.
+    Taken(TokenId),
+    /// It was this token before, which is as it was.
+    Already(TokenId),
+    /// It was not taken: why, for people. Never any of its text.
+    Refused(String),
+}
+
+/// Change a token. What is `None` or empty stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// Which.
+    pub token: Handle,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Labels to set.
+    pub labels: BTreeMap<String, String>,
+    /// Keys of labels to take off.
+    pub unlabel: Vec<String>,
+    /// The client networks (CIDR) it is good from; none of them = any.
+    pub allow_from: Option<Vec<String>>,
+    /// The units it is good through; none of them = any.
+    pub allow_units: Option<Vec<String>>,
+    /// The uids it is good through; none of them = any.
+    pub allow_uids: Option<Vec<u32>>,
+    /// All that it may do; no more than it might.
+    pub scopes: Option<Vec<String>>,
+    /// Scopes to take away, as they were granted.
+    pub drop_scopes: Vec<String>,
+    /// When it ends; no later than it did.
+    pub ends: Option<Ends>,
+}
+
+impl Edit {
+    /// An edit of nothing yet.
+    pub fn of(token: Handle) -> Self {
+        Self {
+            token,
+            name: None,
+            labels: BTreeMap::new(),
+            unlabel: Vec::new(),
+            allow_from: None,
+            allow_units: None,
+            allow_uids: None,
+            scopes: None,
+            drop_scopes: Vec::new(),
+            ends: None,
+        }
+    }
+}
+
+/// When a token ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ends {
+    /// At this time.
+    At(UnixTime),
+    /// So long from now, by the daemon's clock.
+    In(Duration),
+}
+
+/// Make a token's successor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotate {
+    /// Which.
+    pub token: Handle,
+    /// It ends at once, and not when its successor is in use.
+    pub now: bool,
+    /// How long it stays good after its successor's first use; `None` = as configured.
+    pub grace: Option<Duration>,
+}
+
 /// A page of a listing, by id, which is by time of issue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
@@ -242,6 +354,13 @@ pub struct AuditQuery {
     pub wait: bool,
 }
 
+/// Where to begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// After this number; absent: with what happens from now on.
+    pub since: Option<u64>,
+}
+
 /// A reply with the number of its request; id 0 with an error that is of the connection.
 #[derive(Serialize, Deserialize)]
 pub struct Reply {
@@ -262,9 +381,10 @@ pub enum Answer {
     Verdicts(Vec<Verdict>),
     /// To `Issue`: the one reply that delivers the token.
     Issued(Box<Issued>),
-    /// To `Revoke`.
+    /// To `Revoke`, `Suspend` and `Resume`.
     Changed(Changed),
-    /// To `Show`.
+    /// A token's facts alone; no request gets this any more.
+    /// To `Show`, `Edit` and `Renew`.
     Token(Box<TokenInfo>),
     /// To `List`.
     Tokens(Tokens),
@@ -274,8 +394,27 @@ pub enum Answer {
     AuditLines(AuditLines),
     /// To `ClockReset`: the time that counts now.
     Time(UnixTime),
+    /// To `Watch`, again and again with the same number, until one says that it is the last, or an error comes.
+    Events(Events),
+    /// To `Rekey` of a key and to `RecoveryKey`.
+    Rekeyed(Box<Rekeyed>),
+    /// To `Rekey` of the data, which goes on, and to `RekeyProgress`.
+    RekeyProgress(RekeyProgress),
     /// To `Backup`.
     Backup(BackupPiece),
+    /// To `Import`, in its order.
+    Imported(Vec<ImportOutcome>),
+    /// To `Show`.
+    Shown(Box<Shown>),
+    /// To `Rotate`: the one reply that delivers the new token.
+    Rotated(Box<Rotated>),
+}
+
+impl Answer {
+    /// Whether it delivers a token: its bytes are wiped once they are sent.
+    pub const fn is_secret(&self) -> bool {
+        matches!(self, Self::Issued(_) | Self::Rotated(_) | Self::Rekeyed(_))
+    }
 }
 
 /// Why a request failed.
@@ -453,6 +592,47 @@ pub struct LastUsed {
     pub count: u64,
 }
 
+/// A token, who uses it, and its neighbours in the rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// What may be shown of it.
+    pub info: TokenInfo,
+    /// Through whom it was used, the latest first; at most 8 are remembered.
+    pub uses_by: Vec<UsesBy>,
+    /// Whether everyone who used it has moved to its successor; `None` = it has none.
+    pub safe_to_cut: Option<bool>,
+    /// What it was rotated from and to, as far as those are still known and may be shown.
+    pub relatives: Vec<Relative>,
+}
+
+/// The use of a token through one unit and uid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsesBy {
+    /// Through which unit.
+    pub unit: Option<String>,
+    /// Through which uid.
+    pub uid: u32,
+    /// When, the last time.
+    pub at: UnixTime,
+    /// How often.
+    pub count: u64,
+}
+
+/// A neighbour in the rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relative {
+    /// The public handle.
+    pub id: TokenId,
+    /// `<prefix><k>_<id>`; `None` for an imported token.
+    pub head: Option<String>,
+    /// The state at the time of the answer.
+    pub state: State,
+    /// As of [`Shown`].
+    pub safe_to_cut: Option<bool>,
+    /// As of [`Shown`].
+    pub uses_by: Vec<UsesBy>,
+}
+
 /// A new token. No `Debug`; the text is wiped when it is dropped.
 #[derive(Serialize, Deserialize)]
 pub struct Issued {
@@ -460,6 +640,24 @@ pub struct Issued {
     pub token: SecretText,
     /// What it is.
     pub info: TokenInfo,
+}
+
+/// A token's or key's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
+/// A token's successor. No `Debug`; the text is wiped when it is dropped.
+#[derive(Serialize, Deserialize)]
+pub struct Rotated {
+    /// The successor's text: shown this once.
+    pub token: SecretText,
+    /// What it is; its `predecessor` is the token that it takes over from.
+    pub info: TokenInfo,
+    /// When the predecessor ends at the latest, or has ended; `None` when it was revoked.
+    pub predecessor_ends_at: Option<UnixTime>,
+    /// How long the predecessor stays good after the successor's first use, within that.
+    pub grace: Duration,
+    /// The unused successor that this one took the place of.
+    pub replaced: Option<TokenId>,
+    /// The predecessor's own predecessor, which was still good and has ended now.
+    pub ended: Option<TokenId>,
 }
 
 /// A token's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
@@ -531,6 +729,67 @@ pub struct AuditLines {
     pub next: String,
     /// There was nothing more when this was answered.
     pub end: bool,
+}
+
+/// Some of what happened. The first comes at once, be it without events: it says where the stream begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// In the order of their numbers.
+    pub events: Vec<Event>,
+    /// All that the peer may see up to this number has been sent: what to go on after.
+    pub through: u64,
+    /// Nothing more comes to this request: the peer read too slowly, and `events` ends with a gap.
+    pub last: bool,
+}
+
+/// A change, or what is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, which grows from event to event: what to go on after.
+    pub seq: u64,
+    /// Events are missing: whoever keeps what it learned from them must let go of it.
+    pub gap: bool,
+    /// A JSON object (RFC 8259) in one line, which may gain keys.
+    pub json: String,
+}
+
+/// Which key to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rekey {
+    /// The record key, under which every value is then sealed anew; else the key file's or the credential's.
+    pub data: bool,
+}
+
+/// A new key. No `Debug`: it may hold one.
+#[derive(Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The id of its slot, 16 hex digits.
+    pub slot: String,
+    /// It is in force: whoever asked has nothing to install.
+    pub installed: bool,
+    /// Where it is, or what it is to be installed as.
+    pub origin: String,
+    /// Slots whose keys open the store no more.
+    pub dropped: Vec<String>,
+    /// The key's text, which whoever asked is to keep: shown this once.
+    pub key: Option<SecretText>,
+}
+
+/// How far the sealing of every value anew has got.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RekeyProgress {
+    /// It goes on.
+    pub running: bool,
+    /// It has come to its end: there is one record key, and every value is sealed under it.
+    pub finished: bool,
+    /// The record key that values are sealed under.
+    pub epoch: u32,
+    /// Values that this run has looked at: they are sealed under it.
+    pub done: u64,
+    /// Values in all, as counted at its begin.
+    pub total: u64,
+    /// Why it does not go on, or not now.
+    pub fault: Option<String>,
 }
 
 impl fmt::Display for State {

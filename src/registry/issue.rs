@@ -198,12 +198,12 @@ fn rate(asked: message::Rate) -> Result<Rate, Invalid> {
     Ok(Rate { count: asked.count, per: asked.per })
 }
 
-fn networks(asked: &[String]) -> Result<Vec<IpNet>, Invalid> {
+pub(super) fn networks(asked: &[String]) -> Result<Vec<IpNet>, Invalid> {
     let networks = asked.iter().map(|text| parse_network(text)).collect::<Result<Vec<_>, _>>()?;
     bounded("networks", sorted(networks), BINDINGS_MAX)
 }
 
-fn units(asked: &[String]) -> Result<Vec<String>, Invalid> {
+pub(super) fn units(asked: &[String]) -> Result<Vec<String>, Invalid> {
     for unit in asked {
         check_text("unit", unit, NAME_MAX)?;
         let stem = unit.strip_suffix(".service").or_else(|| unit.strip_suffix(".scope"));
@@ -220,7 +220,12 @@ fn labels(asked: &BTreeMap<String, String>, profile: Option<&Profile>) -> Result
         // The profile's win: who may issue by it only must not take its mark off.
         labels.extend(profile.labels.clone());
     }
-    for (key, value) in &labels {
+    check_labels(&labels)?;
+    Ok(labels)
+}
+
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    for (key, value) in labels {
         check_text("label's key", key, LABEL_KEY_MAX).map_err(|_| Invalid::LabelKey)?;
         if key.contains('=') {
             return Err(Invalid::LabelKey);
@@ -232,16 +237,16 @@ fn labels(asked: &BTreeMap<String, String>, profile: Option<&Profile>) -> Result
     if labels.len() > LABELS_MAX {
         return Err(Invalid::TooMany { field: "labels", max: LABELS_MAX });
     }
-    Ok(labels)
+    Ok(())
 }
 
-fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+pub(super) fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
     values.sort();
     values.dedup();
     values
 }
 
-fn bounded<T>(field: &'static str, values: Vec<T>, max: usize) -> Result<Vec<T>, Invalid> {
+pub(super) fn bounded<T>(field: &'static str, values: Vec<T>, max: usize) -> Result<Vec<T>, Invalid> {
     if values.len() > max { Err(Invalid::TooMany { field, max }) } else { Ok(values) }
 }
 

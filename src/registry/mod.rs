@@ -5,11 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cut;
+pub mod edit;
+pub mod family;
 pub mod filter;
+pub mod first_use;
+pub mod hold;
+pub mod import;
 pub mod issue;
+pub mod narrow;
 pub mod rate;
+mod refusal;
+pub mod renew;
 pub mod replay;
 pub mod revoke;
+pub mod rotate;
+pub mod shown;
+pub mod sweep;
 pub mod validate;
 pub mod view;
 
@@ -18,9 +30,13 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
+pub use refusal::Refusal;
+
 use crate::protocol;
-use crate::scope::ScopeError;
-use crate::time::format_duration;
+use crate::protocol::message::State;
+use crate::scope::{Scope, ScopeError};
+use crate::store::record::TokenRecord;
+use crate::time::{UnixTime, format_duration};
 use crate::token::Kind;
 
 /// What a request asks for that can't be; nothing was changed. The texts say what to write instead.
@@ -92,9 +108,59 @@ pub enum Invalid {
     /// No such profile.
     #[error("there is no profile of that name in the configuration ([profile.NAME])")]
     NoProfile,
+    /// Two ends of one life.
+    #[error("give a ttl or expires_at, not both")]
+    TtlAndEnd,
+    /// Of a token that has expired where it comes from.
+    #[error("expires_at is not in the future: it has expired")]
+    Expired,
+    /// The text of a token would end up in lists and logs.
+    #[error(
+        "the token's own text stands in its name, subject, labels or bindings, and no log or list shows one: leave it out"
+    )]
+    OwnText,
     /// More than the profile gives.
     #[error("the profile does not give that {0}: leave it out, or ask for less")]
     BeyondProfile(&'static str),
+    /// An edit of nothing.
+    #[error("nothing to change: say what")]
+    NoChange,
+    /// One label set and taken off.
+    #[error("one label is set and taken off at once: do one of both")]
+    LabelTwice,
+    /// All scopes taken away.
+    #[error("no scope would be left: revoke the token instead")]
+    NoScopes,
+    /// A scope that the token does not cover.
+    #[error("{0} is more than the token has: an edit takes scopes away only; issue another token")]
+    WiderScope(Scope),
+    /// A scope to take away that is not there.
+    #[error("the token has no scope {0}: bearerctl show lists what it has")]
+    NoSuchScope(Scope),
+    /// An expiry that is not ahead.
+    #[error("that expiry is not ahead: revoke the token instead")]
+    ExpiryPast,
+    /// An expiry after the one that it has.
+    #[error("the token expires at {0} already: an edit brings that forward only; renew it to have it longer")]
+    LaterExpiry(UnixTime),
+    /// A grace longer than the overlap.
+    #[error("a grace of at most {}, which is how long a rotated token stays good at all ([rotation] overlap)", format_duration(*.0))]
+    Grace(Duration),
+}
+
+/// How a token has ended for good, whether or not it is suspended as well.
+pub fn ended(record: &TokenRecord, now: UnixTime) -> Option<State> {
+    if record.revoked.is_some() {
+        Some(State::Revoked)
+    } else if record.is_rotated_out(now) {
+        Some(State::Rotated)
+    } else if record.expires_at.is_some_and(|at| now >= at) {
+        Some(State::Expired)
+    } else if validate::is_exhausted(record) {
+        Some(State::Exhausted)
+    } else {
+        None
+    }
 }
 
 /// Checks a text that people give: not empty, at most `max` bytes, printable, and not a token.

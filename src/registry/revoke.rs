@@ -29,3 +29,20 @@ pub fn revoke(record: &TokenRecord, reason: Option<&str>, by_uid: u32, now: Unix
 pub fn relatives(record: &TokenRecord) -> impl Iterator<Item = TokenId> {
     [record.predecessor, record.successor].into_iter().flatten()
 }
+
+/// A token whose successor is revoked without ever having been used is good again, as it was before it was rotated: its
+/// rotation is forgotten, also when its overlap has run out meanwhile. Not when it was ended at once on purpose; and what
+/// else ends or holds it does so still. `None` = it stays as it is.
+pub fn reinstated(predecessor: &TokenRecord, successor: &TokenRecord) -> Option<TokenRecord> {
+    let rotation = predecessor.rotation.as_ref()?;
+    let was_cut = rotation.ends_at <= rotation.at;
+    let was_used = successor.first_used_at.is_some() || rotation.successor_used_at.is_some();
+    if predecessor.successor != Some(successor.id) || was_cut || was_used || predecessor.revoked.is_some() {
+        return None;
+    }
+    let mut record = predecessor.clone();
+    record.version += 1;
+    record.successor = None;
+    record.rotation = None;
+    Some(record)
+}

@@ -4,8 +4,12 @@
 //! limit and a deadline, answers and requests wait for a peer that does not read, and a peer that takes nothing is cut
 //! off. Requests beyond the limit in flight are not an error: they stay in the socket until there is room for them.
 //!
+//! A stream of answers is asked for the next one only once the kernel has all before it: a peer that does not read holds
+//! up itself, and costs its place and one frame.
+//!
 //! A peer that goes away does not cancel what it asked for: the answers are awaited and thrown away, and until then the
-//! connection keeps its place, so that coming back does not get round the limits. (`docs/protocol.md`)
+//! connection keeps its place, so that coming back does not get round the limits. Its stream ends at once.
+//! (`docs/protocol.md`)
 
 use std::future::Future;
 use std::os::fd::AsRawFd;
@@ -24,7 +28,7 @@ use tracing::debug;
 
 use super::descriptors::poll_read_refusing_fds;
 use super::handler::{Class, Handler};
-use super::limits::{Counters, Place, ServerLimits};
+use super::limits::{Counters, Place, ServerLimits, StreamPlace};
 use super::stop::{Stop, Stopping};
 use crate::codec;
 use crate::peer::Peer;
@@ -33,7 +37,7 @@ use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
 use crate::protocol::{BATCH_MAX, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
-use crate::service::{Later, Now};
+use crate::service::{Later, Now, Streamed};
 
 /// Frames that are answered before other connections get their turn.
 const FRAMES_PER_TURN: usize = 256;
@@ -69,6 +73,7 @@ pub(super) async fn serve<H: Handler>(
         output: WriteBuffer::new(),
         in_flight: FuturesUnordered::new(),
         in_flight_bytes: 0,
+        streamed: None,
         greeted: false,
         half_closed: false,
         said_goodbye: false,
@@ -105,8 +110,8 @@ pub(super) async fn serve<H: Handler>(
             connection.last_words(failure).await;
         }
     }
-    let Connection { stream, mut in_flight, place, input, output, .. } = connection;
-    drop((stream, input, output));
+    let Connection { stream, mut in_flight, place, input, output, streamed, .. } = connection;
+    drop((stream, input, output, streamed));
     if time::timeout(shared.limits.finish, async { while in_flight.next().await.is_some() {} }).await.is_err() {
         debug!(uid = peer.uid, pid = peer.pid, "gave up on what a peer that went away had asked for");
     }
@@ -144,6 +149,13 @@ impl From<FrameError> for End {
     }
 }
 
+/// A request that is answered by a stream; one on a connection.
+struct OpenStream {
+    id: u32,
+    answers: Streamed,
+    _place: StreamPlace,
+}
+
 struct Connection<'a, H: Handler, F, B> {
     shared: &'a Shared<H>,
     caller: &'a Arc<H::Caller>,
@@ -156,6 +168,8 @@ struct Connection<'a, H: Handler, F, B> {
     in_flight: FuturesUnordered<F>,
     /// Bytes of the requests in flight.
     in_flight_bytes: usize,
+    /// What is answered again and again.
+    streamed: Option<OpenStream>,
     /// The hello has been answered.
     greeted: bool,
     /// The peer will send nothing more.
@@ -202,6 +216,10 @@ where
             if was_full && !self.in_flight_full() && budget > 0 {
                 continue;
             }
+            if stopping || self.half_closed {
+                // Whoever sends nothing more has, as far as can be told, gone; and nothing else would end a stream.
+                self.streamed = None;
+            }
             if stopping && self.in_flight.is_empty() && !self.said_goodbye {
                 self.said_goodbye = true;
                 let message = "bearerd is stopping: connect again; what was not answered was not begun";
@@ -222,9 +240,21 @@ where
                 let _ = pin!(task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
+            let pushed = self.poll_stream(cx);
+            if pushed {
+                budget -= 1;
+                if self.poll_write(cx).is_err() {
+                    return Poll::Ready(End::Gone);
+                }
+            }
+            // Nobody would wake us for what the stream has ready.
+            let again = pushed && self.output.is_empty();
             if stopping || self.half_closed || self.in_flight_full() || self.output_full() {
                 // Whoever is not read from can't finish a frame.
                 self.begun = self.begun.filter(|_| !self.greeted);
+                if again {
+                    continue;
+                }
                 break;
             }
             match self.poll_read(cx) {
@@ -240,6 +270,9 @@ where
                             [] => None,
                             _ => self.begun.or_else(|| Some(Instant::now() + self.shared.limits.frame_deadline)),
                         };
+                    }
+                    if again {
+                        continue;
                     }
                     break;
                 }
@@ -275,6 +308,10 @@ where
                         self.in_flight_bytes += content.len();
                         self.in_flight.push((self.begin)(id, content.len(), answer));
                     }
+                    Now::Stream(answers) => match stream_place(self.streamed.is_some(), &self.place) {
+                        Ok(_place) => self.streamed = Some(OpenStream { id, answers, _place }),
+                        Err(failure) => push_reply(&mut self.output, &self.place, id, Answer::Error(failure)),
+                    },
                 }
             }
             self.input.consume();
@@ -288,6 +325,26 @@ where
             let Poll::Ready(Some((id, bytes, answer))) = self.in_flight.poll_next_unpin(cx) else { return };
             self.in_flight_bytes -= bytes;
             push_reply(&mut self.output, &self.place, id, answer);
+        }
+    }
+
+    /// Takes the stream's next answer, if there is one and all before it has been written.
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.output.is_empty() {
+            return false;
+        }
+        let Some(stream) = &mut self.streamed else { return false };
+        match stream.answers.poll_next_unpin(cx) {
+            Poll::Pending => false,
+            Poll::Ready(None) => {
+                self.streamed = None;
+                false
+            }
+            Poll::Ready(Some(answer)) => {
+                // Not held to what all connections of its uid leave unread: of each stream that is one answer.
+                self.output.push(&Reply { id: stream.id, body: answer }, false);
+                true
+            }
         }
     }
 
@@ -447,8 +504,20 @@ fn push_failure(output: &mut WriteBuffer, greeted: bool, failure: &Failure) {
     output.push(&Reply { id: 0, body: Answer::Error(failure.clone()) }, false);
 }
 
+/// A place for a stream on this connection, unless it has one.
+fn stream_place(has_one: bool, place: &Place) -> Result<StreamPlace, Failure> {
+    if has_one {
+        let message = "one watch at a time on a connection: open another connection for a second one";
+        return Err(Failure::new(ErrorCode::BadRequest, message));
+    }
+    place.stream().map_err(|_| {
+        let message = "too many watch already, of you or in all: end one of them, or try again later";
+        Failure::new(ErrorCode::LimitReached, message)
+    })
+}
+
 fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Answer) {
-    let secret = matches!(body, Answer::Issued(_));
+    let secret = body.is_secret();
     let bytes = output.push(&Reply { id, body }, secret);
     let failure = if bytes > REPLY_MAX {
         Failure::new(ErrorCode::Internal, "the reply would be longer than a frame may be: ask for fewer at a time")

@@ -30,10 +30,10 @@ pub trait Handler: Send + Sync + 'static {
     /// The peer's class; asked again as requests come, for policy may have been reloaded.
     fn class(&self, caller: &Self::Caller) -> Class;
 
-    /// Answers a request, at once where that can be done (the hot path), else with a future.
+    /// Answers a request, at once where that can be done (the hot path), else with a future, or with a stream.
     ///
     /// When the peer goes away that future is still polled to its end, at most
-    /// [`ServerLimits::finish`](super::ServerLimits::finish) long.
+    /// [`ServerLimits::finish`](super::ServerLimits::finish) long. A stream is dropped: it changes nothing.
     fn answer(self: &Arc<Self>, caller: &Arc<Self::Caller>, ask: &Ask<'_>) -> Now;
 
     /// Told of a peer that was turned away or broke the protocol, for the audit.

@@ -35,6 +35,10 @@ pub struct ServerLimits {
     pub queue_bytes: usize,
     /// The same where no rule is about the peer, or its uid holds more than `uid_bytes`.
     pub queue_bytes_small: usize,
+    /// Streams in all, but for those of peers with full rights.
+    pub streams: usize,
+    /// Streams of one uid.
+    pub streams_per_uid: usize,
     /// What all connections of one uid may hold in buffers and requests before each is held to the small figures.
     pub uid_bytes: usize,
     /// From connect until the hello is whole.
@@ -68,6 +72,8 @@ impl Default for ServerLimits {
             in_flight_small: 1,
             queue_bytes: 1024 * 1024,
             queue_bytes_small: 16 * 1024,
+            streams: 64,
+            streams_per_uid: 16,
             uid_bytes: 64 * 1024 * 1024,
             hello_deadline: FRAME_DEADLINE,
             frame_deadline: FRAME_DEADLINE,
@@ -88,6 +94,8 @@ pub struct Counters {
     pub connections: AtomicUsize,
     /// Of them, those of peers that no rule is about.
     pub ruleless: AtomicUsize,
+    /// Streams now.
+    pub streams: AtomicUsize,
     /// Connections that got a place, ever.
     pub accepted: AtomicU64,
     /// Connections turned away by a limit.
@@ -122,6 +130,8 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Held {
     all: Tally,
+    /// Of peers with full rights, and of the others.
+    streams: [usize; 2],
     uids: HashMap<Key, Share>,
 }
 
@@ -142,6 +152,7 @@ struct Key {
 #[derive(Default)]
 struct Share {
     tally: Tally,
+    streams: usize,
     bytes: Arc<AtomicUsize>,
 }
 
@@ -194,8 +205,30 @@ impl Held {
         self.all.remove(seat);
         let share = self.uids.get_mut(&seat.key).expect("a uid has a share until its last seat is given back");
         share.tally.remove(seat);
-        if share.tally.connections() == 0 {
-            self.uids.remove(&seat.key);
+        self.forget_if_idle(seat.key);
+    }
+
+    fn take_stream(&mut self, limits: &ServerLimits, key: Key) -> Result<(), NoPlace> {
+        let share = self.uids.entry(key).or_default();
+        let all = &mut self.streams[usize::from(!key.full)];
+        if share.streams >= limits.streams_per_uid || (!key.full && *all >= limits.streams) {
+            return Err(NoPlace);
+        }
+        share.streams += 1;
+        *all += 1;
+        Ok(())
+    }
+
+    fn give_stream_back(&mut self, key: Key) {
+        self.streams[usize::from(!key.full)] -= 1;
+        let share = self.uids.get_mut(&key).expect("a uid has a share until its last stream is given back");
+        share.streams -= 1;
+        self.forget_if_idle(key);
+    }
+
+    fn forget_if_idle(&mut self, key: Key) {
+        if self.uids.get(&key).is_some_and(|share| share.tally.connections() == 0 && share.streams == 0) {
+            self.uids.remove(&key);
         }
     }
 }
@@ -221,6 +254,7 @@ impl Places {
     fn publish(&self, held: &Held) {
         self.counters.connections.store(held.all.connections(), Ordering::Relaxed);
         self.counters.ruleless.store(held.all.ruleless, Ordering::Relaxed);
+        self.counters.streams.store(held.streams.iter().sum(), Ordering::Relaxed);
     }
 }
 
@@ -272,6 +306,29 @@ impl Place {
 
     pub(super) fn class(&self) -> Class {
         self.class
+    }
+
+    /// A place for a stream on this connection.
+    pub(super) fn stream(&self) -> Result<StreamPlace, NoPlace> {
+        let key = Key { uid: self.uid, full: self.class == Class::Full };
+        let mut held = self.places.held();
+        held.take_stream(&self.places.limits, key)?;
+        self.places.publish(&held);
+        Ok(StreamPlace { places: Arc::clone(&self.places), key })
+    }
+}
+
+/// A stream's place, given back when dropped.
+pub(super) struct StreamPlace {
+    places: Arc<Places>,
+    key: Key,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut held = self.places.held();
+        held.give_stream_back(self.key);
+        self.places.publish(&held);
     }
 }
 
@@ -376,6 +433,34 @@ mod tests {
         drop(ruled);
         assert_eq!(now(), (2, 0));
         drop(others);
+        assert!(places.held().uids.is_empty());
+    }
+
+    #[test]
+    fn streams_are_counted_apart_and_outlive_a_change_of_policy() {
+        let limits = ServerLimits { streams: 3, streams_per_uid: 2, ..small() };
+        let (places, counters) = places(limits);
+        let mut one = places.take(1000, Class::Ruled).unwrap();
+        let two = places.take(1001, Class::Ruled).unwrap();
+        let root = places.take(0, Class::Full).unwrap();
+        let first = one.stream().unwrap();
+        let second = one.stream().unwrap();
+        assert!(one.stream().is_err(), "its own are two");
+        let third = two.stream().unwrap();
+        assert!(two.stream().is_err(), "three in all");
+        let full = [root.stream().unwrap(), root.stream().unwrap()];
+        assert!(root.stream().is_err());
+        assert_eq!(counters.streams.load(Ordering::Relaxed), 5);
+        drop(full);
+        drop(first);
+        let full = root.stream().unwrap();
+        let fourth = two.stream().unwrap();
+        drop(full);
+        assert_eq!(one.reclass(Class::Full), Ok(()));
+        drop(one);
+        drop((second, third, fourth));
+        assert_eq!(counters.streams.load(Ordering::Relaxed), 0);
+        drop((two, root));
         assert!(places.held().uids.is_empty());
     }
 

@@ -16,14 +16,30 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod backup;
 mod caller;
 mod changes;
+mod clock;
+mod edit;
+mod events;
 mod hold;
+mod import;
+mod issue;
+mod keys;
+mod names;
 mod orders;
+mod presented;
+mod renew;
+mod reseal;
+mod revoke;
+mod right;
+mod rotate;
 mod settings;
+mod sweep;
 mod trail;
 mod turns;
+mod uses;
 mod validate;
 mod views;
 
@@ -33,6 +49,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Audit, AuditEvent, EventKind};
@@ -48,15 +65,22 @@ use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
 use crate::vault::Keyring;
 
+use alerts::Alerts;
 use backup::Backups;
 pub use caller::Caller;
+pub use keys::KeyPlaces;
 pub use settings::Settings;
+pub use sweep::Sweeper;
 use turns::Turns;
 
 /// Listings and audit queries that run at a time: each holds a thread and a page in memory.
 const READERS_MAX: usize = 8;
 /// The same of one user.
 const READERS_EACH: usize = 2;
+/// Pages of the journal that are read at a time for those who watch.
+const WATCHERS_MAX: usize = 4;
+/// The same of one user.
+const WATCHERS_EACH: usize = 2;
 /// Look-ups of user names that run at a time; a name service that hangs must not take all threads.
 const LOOKUPS_MAX: usize = 4;
 /// The same of one user.
@@ -69,12 +93,17 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 /// An answer that is on its way.
 pub type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
+/// Answers that come one after the other, all to one request. It may be dropped at any time.
+pub type Streamed = Pin<Box<dyn Stream<Item = Answer> + Send>>;
+
 /// What a request comes to at once.
 pub enum Now {
     /// Its answer.
     Ready(Answer),
     /// The answer comes when something durable or slow is done. Dropping it does not undo a change that was begun.
     Later(Later),
+    /// There are many answers, and each is asked for when the one before it is out.
+    Stream(Streamed),
 }
 
 impl Now {
@@ -110,9 +139,11 @@ pub struct Connections {
     pub now: u64,
     /// Turned away since the start.
     pub refused: u64,
+    /// Of those open now, the ones that watch.
+    pub watching: u64,
 }
 
-/// Where things are, for `status`.
+/// Where things are: for `status`, and the key for changes of it.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The store's file.
@@ -121,6 +152,8 @@ pub struct Places {
     pub audit: String,
     /// The syslog socket, if any.
     pub syslog: Option<String>,
+    /// Where the key comes from.
+    pub key: KeyPlaces,
 }
 
 /// The service behind every door.
@@ -133,6 +166,8 @@ pub struct Service {
     settings: RwLock<Arc<Settings>>,
     /// How often `settings` was replaced.
     reloads: AtomicU64,
+    /// Says so to those who wait while nothing is asked.
+    reloaded: watch::Sender<()>,
     places: Places,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
@@ -143,9 +178,12 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
+    alerts: Alerts,
     readers: Turns,
     lookups: Turns,
     writers: Turns,
+    watchers: Turns,
+    keys: keys::Keys,
     backups: Backups,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
@@ -163,6 +201,7 @@ impl Service {
             names: parts.names,
             settings: RwLock::new(Arc::new(parts.settings)),
             reloads: AtomicU64::new(0),
+            reloaded: watch::Sender::new(()),
             places: parts.places,
             connections: parts.connections,
             started_at,
@@ -170,9 +209,12 @@ impl Service {
             rates: RateLimiter::default(),
             issues: RateLimiter::default(),
             finders: RateLimiter::default(),
+            alerts: Alerts::default(),
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),
             writers: Turns::new(Semaphore::MAX_PERMITS, WRITES_EACH),
+            watchers: Turns::new(WATCHERS_MAX, WATCHERS_EACH),
+            keys: keys::Keys::default(),
             backups: Backups::default(),
             stopping: watch::Sender::new(false),
         })
@@ -214,12 +256,32 @@ impl Service {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.audit_verify(&caller).await.map(Answer::Json) })
             }
+            Ask::Watch(request) => self.watch(caller, *request),
+            Ask::Import(entries) => self.import(caller, entries),
             Ask::Suspend(request) => self.suspend(caller, request),
             Ask::Resume(request) => self.resume(caller, request),
+            Ask::Edit(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.edit(&caller, request).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Renew(handle) => {
+                let (service, caller, handle) = (Arc::clone(self), Arc::clone(caller), handle.clone());
+                later(async move { service.renew(&caller, handle).await.map(|it| Answer::Token(Box::new(it))) })
+            }
+            Ask::Rotate(request) => {
+                let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
+                later(async move { service.rotate(&caller, request).await.map(|it| Answer::Rotated(Box::new(it))) })
+            }
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
             }
+            Ask::Rekey(ask) => self.rekey(caller, *ask),
+            Ask::RekeyProgress => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.rekey_progress(&caller).await.map(Answer::RekeyProgress) })
+            }
+            Ask::RecoveryKey => self.recovery_key(caller),
             Ask::Backup(ask) => {
                 let (service, caller, ask) = (Arc::clone(self), Arc::clone(caller), *ask);
                 later(async move { service.backup(&caller, ask).await.map(Answer::Backup) })
@@ -238,6 +300,7 @@ impl Service {
         *there = Arc::new(settings);
         // After them and before this returns: a request that begins later sees the number, and so the settings.
         self.reloads.fetch_add(1, Ordering::Release);
+        self.reloaded.send_replace(());
     }
 
     fn reloads(&self) -> u64 {

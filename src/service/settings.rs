@@ -1,5 +1,7 @@
 //! What the configuration says to the service. Swapped whole at a reload, so that no request sees half of two.
 
+use std::time::Duration;
+
 use crate::config::RotationSettings;
 use crate::policy::Policy;
 use crate::registry::issue::Rules;
@@ -17,6 +19,10 @@ pub struct Settings {
     pub issue_per_uid: Rate,
     /// How long predecessors stay good, and what the use of a rotated-out token does.
     pub rotation: RotationSettings,
+    /// How long before a machine token's expiry it is told of.
+    pub warn_before: Vec<Duration>,
+    /// How long tokens that have ended are kept.
+    pub retention: Duration,
     /// What the administrator should know, for `status`.
     pub warnings: Vec<String>,
 }

@@ -31,6 +31,7 @@ impl Service {
             return Err(bad_cursor());
         }
         // What was answered before this question is in the log before it is read.
+        self.alerts_told().await;
         let _ = self.audit.barrier().await;
         let mut appended = self.audit.appended();
         appended.mark_unchanged();
@@ -85,6 +86,7 @@ impl Service {
     pub(super) async fn audit_summary(&self, caller: &Arc<Caller>, handle: Handle) -> Result<String, Failure> {
         let _ = self.authorise(caller, &policy::Ask::of(Operation::Audit), None)?;
         let id = self.resolve(&handle, false)?;
+        self.alerts_told().await;
         let _ = self.audit.barrier().await;
         let _permit = self.reader(caller).await?;
         let summary = self.audit.summary(id).await.map_err(query_failure)?;

@@ -5,8 +5,9 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 
-use super::changes::announce;
+use super::presented::Presented;
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
 use crate::config::AssertAddress;
@@ -15,29 +16,42 @@ use crate::policy::{self, Grant};
 use crate::protocol::code::{ErrorCode, Reason};
 use crate::protocol::message::{Answer, Failure, Validate, Verdict};
 use crate::protocol::{BATCH_MAX, NAME_MAX, NOTE_MAX, is_clean};
-use crate::registry::validate::{Circumstances, Judgement, is_exhausted, is_genuine, judge};
-use crate::registry::{Invalid, canonical, view};
+use crate::registry::validate::{Circumstances, Judgement, is_exhausted, judge};
+use crate::registry::{Invalid, canonical, first_use, view};
 use crate::scope::{self, SCOPES_MAX};
 use crate::store::record::{LastUse, TokenRecord};
-use crate::store::{Effect, StoreError};
 use crate::time::UnixTime;
-use crate::token::{TEXT_MAX, Token, TokenId};
+use crate::token::{TEXT_MAX, TokenId};
 
 /// A verdict, or the promise of one.
-enum Judged {
+pub(super) enum Judged {
     Ready(Result<Verdict, Failure>),
     Later(std::pin::Pin<Box<dyn Future<Output = Result<Verdict, Failure>> + Send>>),
 }
 
 /// What a request says besides the token, checked; owned, because it may outlive the frame.
 #[derive(Clone)]
-struct Question {
-    scopes: Vec<String>,
-    audience: Option<String>,
-    from: Option<std::net::IpAddr>,
-    from_asserted: bool,
-    note: Option<String>,
-    peek: bool,
+pub(super) struct Question {
+    pub(super) scopes: Vec<String>,
+    pub(super) audience: Option<String>,
+    pub(super) from: Option<std::net::IpAddr>,
+    pub(super) from_asserted: bool,
+    pub(super) note: Option<String>,
+    pub(super) peek: bool,
+}
+
+impl Question {
+    /// As it was asked, without the token.
+    pub(super) fn ask(&self) -> Validate<'_> {
+        Validate {
+            token: "",
+            scopes: self.scopes.iter().map(String::as_str).collect(),
+            audience: self.audience.as_deref(),
+            from: self.from,
+            note: self.note.as_deref(),
+            peek: self.peek,
+        }
+    }
 }
 
 /// How a validation ended.
@@ -103,24 +117,12 @@ impl Service {
         let now = self.clock.now();
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let from = ask.from.map(canonical);
-        let Ok(token) = Token::parse(ask.token) else {
-            return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, Reason::Malformed, None, now)));
-        };
-        let found = match self.store.lookup(token.id) {
-            Ok(found) => found.record,
+        let record = match self.presented(ask.token) {
+            Ok(Presented::Known(record)) => record,
+            Ok(Presented::Stranger(reason, id)) => {
+                return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, reason, id, now)));
+            }
             Err(error) => return Judged::Ready(Err(store_failure(&error))),
-        };
-        let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
-        let (true, Some(record)) = (genuine, found) else {
-            return Judged::Ready(Ok(self.stranger(
-                caller,
-                ask,
-                from,
-                from_asserted,
-                Reason::Unknown,
-                Some(token.id),
-                now,
-            )));
         };
         let circumstances = Circumstances {
             now,
@@ -145,12 +147,19 @@ impl Service {
         };
         match outcome {
             Outcome::Inactive(reason, missing) => {
-                self.refuse_known(caller, &record, &question(), reason, now);
-                Judged::Ready(Ok(verdict(&record, Some(reason), missing, now)))
+                let verdict = verdict(&record, Some(reason), missing, now);
+                match self.refuse_known(caller, &record, &question(), reason, now) {
+                    None => Judged::Ready(Ok(verdict)),
+                    Some(told) => Judged::Later(Box::pin(async move {
+                        // Told or not, the verdict is what it is.
+                        let _ = told.await;
+                        Ok(verdict)
+                    })),
+                }
             }
-            Outcome::Active if record.max_uses.is_some() && !ask.peek => {
+            Outcome::Active if first_use::is_counted(&record) && !ask.peek => {
                 let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), question());
-                Judged::Later(Box::pin(async move { service.count_use(&caller, record.id, question).await }))
+                Judged::Later(Box::pin(async move { service.count_use(caller, record.id, question).await }))
             }
             Outcome::Active => self.active(caller, record, ask, from, now, question),
         }
@@ -174,7 +183,7 @@ impl Service {
 
     /// An *active* whose line is counted with others', or is the first of its window and is waited for.
     #[allow(clippy::too_many_arguments, reason = "the hot path copies nothing that it may not need")]
-    fn active(
+    pub(super) fn active(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
         record: Arc<TokenRecord>,
@@ -200,66 +209,6 @@ impl Service {
                     Ok(good)
                 }))
             }
-        }
-    }
-
-    /// A use that is counted: decided again inside the transaction, durable before *active*.
-    async fn count_use(&self, caller: &Caller, id: TokenId, question: Question) -> Result<Verdict, Failure> {
-        if !self.audit.ready() {
-            return Err(audit_unavailable());
-        }
-        enum Counted {
-            Use(Box<TokenRecord>),
-            Not(Box<TokenRecord>, Reason, Vec<String>),
-            Gone,
-        }
-        let now = self.clock.now();
-        let (unit, uid, label) = (caller.peer.unit.clone(), caller.uid(), caller.peer.label());
-        let asked = question.clone();
-        let job = move |txn: &mut crate::store::Txn<'_>| -> Result<(Counted, Vec<AuditEvent>), StoreError> {
-            let Some(record) = txn.record(id)? else { return Ok((Counted::Gone, Vec::new())) };
-            let scopes: Vec<&str> = asked.scopes.iter().map(String::as_str).collect();
-            let circumstances = Circumstances {
-                now,
-                scopes: &scopes,
-                audience: asked.audience.as_deref(),
-                from: asked.from.filter(|_| asked.from_asserted),
-                unit: unit.as_deref(),
-                uid,
-            };
-            match judge(&record, &circumstances) {
-                Judgement::Bad(reason) => return Ok((Counted::Not(Box::new(record), reason, Vec::new()), Vec::new())),
-                Judgement::Lacks(missing) => {
-                    return Ok((Counted::Not(Box::new(record), Reason::InsufficientScope, missing), Vec::new()));
-                }
-                Judgement::Good => {}
-            }
-            if is_exhausted(&record) {
-                return Ok((Counted::Not(Box::new(record), Reason::Exhausted, Vec::new()), Vec::new()));
-            }
-            let mut used = record;
-            used.uses += 1;
-            used.version += 1;
-            txn.put(used.clone(), Effect::Restricts)?;
-            let mut event = event_of_use(&used, &asked, label, None, now);
-            announce(txn, &mut event)?;
-            Ok((Counted::Use(Box::new(used)), vec![event]))
-        };
-        let committed = self.commit(caller, 1, job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
-        let (counted, lines) = committed;
-        match counted {
-            Counted::Use(record) => {
-                for line in lines {
-                    line.wait().await.map_err(|_| audit_unavailable())?;
-                }
-                self.note_use(caller, id, question.from, false, now);
-                Ok(verdict(&record, None, Vec::new(), now))
-            }
-            Counted::Not(record, reason, missing) => {
-                self.refuse_known(caller, &record, &question, reason, now);
-                Ok(verdict(&record, Some(reason), missing, now))
-            }
-            Counted::Gone => Ok(inactive(Reason::Unknown)),
         }
     }
 
@@ -292,12 +241,35 @@ impl Service {
         inactive(reason)
     }
 
-    /// A refusal to who showed the right secret: coalesced by token. A canary and a rotated-out token are alerts.
-    fn refuse_known(&self, caller: &Caller, record: &TokenRecord, question: &Question, reason: Reason, now: UnixTime) {
+    /// A refusal to who showed the right secret. A canary and a rotated-out token are alerts, which may be something to
+    /// wait for.
+    pub(super) fn refuse_known(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        record: &TokenRecord,
+        question: &Question,
+        reason: Reason,
+        now: UnixTime,
+    ) -> Option<oneshot::Receiver<()>> {
+        if matches!(reason, Reason::Canary | Reason::Rotated) {
+            return self.alert(caller, record, question, reason, now);
+        }
+        self.refuse_shared(caller, record, question, reason, now);
+        None
+    }
+
+    /// The line of a refusal, coalesced by token and reason, within the uid's budget of lines.
+    pub(super) fn refuse_shared(
+        &self,
+        caller: &Caller,
+        record: &TokenRecord,
+        question: &Question,
+        reason: Reason,
+        now: UnixTime,
+    ) {
         let key = refusal_key(&caller.peer, Some(record.id), reason.name());
-        let alert = matches!(reason, Reason::Canary | Reason::Rotated);
         let refusal = self.refusal(caller);
-        self.audit.refused(key, refusal, alert, now, || self.use_event(caller, record, question, Some(reason), now));
+        self.audit.refused(key, refusal, false, now, || self.use_event(caller, record, question, Some(reason), now));
     }
 
     pub(super) fn refuse_plain(&self, peer: &Peer, reason: &'static str, event: AuditEvent) {
@@ -306,7 +278,7 @@ impl Service {
     }
 
     /// Whose budget of lines a refusal is charged to; peers with full rights have none.
-    fn refusal(&self, caller: &Caller) -> Refusal {
+    pub(super) fn refusal(&self, caller: &Caller) -> Refusal {
         Refusal { uid: caller.peer.uid, exempt: caller.known(self).standing.full }
     }
 
@@ -321,7 +293,14 @@ impl Service {
         event_of_use(record, question, caller.peer.label(), reason, now)
     }
 
-    fn note_use(&self, caller: &Caller, id: TokenId, from: Option<std::net::IpAddr>, peek: bool, now: UnixTime) {
+    pub(super) fn note_use(
+        &self,
+        caller: &Caller,
+        id: TokenId,
+        from: Option<std::net::IpAddr>,
+        peek: bool,
+        now: UnixTime,
+    ) {
         if !peek {
             let unit = caller.peer.unit.as_deref().map(str::to_owned);
             self.store.note_use(id, LastUse { at: now, unit, uid: caller.peer.uid, from, count: 1, by: Vec::new() });
@@ -366,7 +345,7 @@ fn refusal_key(peer: &Peer, id: Option<TokenId>, reason: &'static str) -> UseKey
     UseKey::of(|hasher| (id, peer.uid, peer.unit.as_deref(), reason).hash(hasher))
 }
 
-fn event_of_use(
+pub(super) fn event_of_use(
     record: &TokenRecord,
     question: &Question,
     peer: crate::peer::PeerLabel,
@@ -399,10 +378,15 @@ fn event_of_use(
     event
 }
 
-fn verdict(record: &TokenRecord, reason: Option<Reason>, missing_scopes: Vec<String>, now: UnixTime) -> Verdict {
+pub(super) fn verdict(
+    record: &TokenRecord,
+    reason: Option<Reason>,
+    missing_scopes: Vec<String>,
+    now: UnixTime,
+) -> Verdict {
     Verdict { active: reason.is_none(), reason, missing_scopes, token: Some(Box::new(view::info(record, None, now))) }
 }
 
-fn inactive(reason: Reason) -> Verdict {
+pub(super) fn inactive(reason: Reason) -> Verdict {
     Verdict { active: false, reason: Some(reason), missing_scopes: Vec::new(), token: None }
 }

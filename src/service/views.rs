@@ -1,17 +1,20 @@
 //! What only reads: show, list and status.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::changes::{not_found, ownership};
 use super::{Caller, Service, invalid, store_failure};
 use crate::config::Operation;
 use crate::policy::{self, Ownership};
 use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{Answer, Failure, Handle, List, Tokens};
+use crate::protocol::message::{Answer, Failure, Handle, List, Shown, Tokens};
 use crate::protocol::{NAME_MAX, PAGE_MAX};
+use crate::registry::shown::{Member, shown};
 use crate::registry::{filter, view};
 use crate::store::record::TokenRecord;
 use crate::store::{Scan, StoreError, select};
+use crate::time::UnixTime;
 use crate::token::{self, ID_CHARS, TokenId};
 
 /// Characters of an id that name a token in something that changes it.
@@ -20,6 +23,11 @@ const PREFIX_CHANGES_MIN: usize = 12;
 const VISIT_MAX: usize = 20_000;
 /// Bytes that a page's tokens may take, roughly: far below the largest reply.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What `status` counts expiries ahead in.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// Expiries that `status` counts, at most: some milliseconds of reading.
+const EXPIRING_COUNT_MAX: usize = 100_000;
 
 impl Service {
     /// The id that a handle names: a head, an id, or the first characters of one.
@@ -81,13 +89,30 @@ impl Service {
                 Ok((_, None)) => return Err(not_found()),
                 Err(failure) => return Err(failure),
             };
-            if let Some(own_name) = own_name {
-                let own = ownership(&record, &caller, &own_name);
+            if let Some(own_name) = &own_name {
+                let own = ownership(&record, &caller, own_name);
                 let _ = service.authorise(&caller, &policy::Ask::to_token(Operation::Show, own), Some(record.id))?;
             }
-            let last = service.store.last_use(record.id).map_err(|error| store_failure(&error))?;
-            Ok(Answer::Token(Box::new(view::info(&record, last, service.clock.now()))))
+            let shown = service.shown(&record, |relative| {
+                own_name.as_deref().is_none_or(|name| ownership(relative, &caller, name) == Ownership::Own)
+            });
+            shown.map(|shown| Answer::Shown(Box::new(shown))).map_err(|error| store_failure(&error))
         })
+    }
+
+    /// The token with its neighbours in the rotation, as far as they are there and `may_see` lets the peer see them.
+    fn shown(&self, record: &TokenRecord, may_see: impl Fn(&TokenRecord) -> bool) -> Result<Shown, StoreError> {
+        let member = |id: Option<TokenId>| -> Result<Option<Member>, StoreError> {
+            let Some(id) = id else { return Ok(None) };
+            let Some(found) = self.store.lookup(id)?.record else { return Ok(None) };
+            Ok(Some((TokenRecord::clone(&found), self.store.last_use(id)?)))
+        };
+        let predecessor = member(record.predecessor)?;
+        let successor = member(record.successor)?;
+        let beyond = member(successor.as_ref().and_then(|(record, _)| record.successor))?;
+        let relatives = [predecessor, successor].into_iter().flatten().filter(|(record, _)| may_see(record)).collect();
+        let token = (record.clone(), self.store.last_use(record.id)?);
+        Ok(shown(token, relatives, beyond, self.clock.now()))
     }
 
     pub(super) async fn list(&self, caller: &Arc<Caller>, list: List) -> Result<Tokens, Failure> {
@@ -124,18 +149,19 @@ impl Service {
         }
     }
 
+    /// How many expiries lie within a week, by the index alone: those of tokens that were revoked are among them.
+    fn expiring_soon(&self, now: UnixTime) -> Result<usize, StoreError> {
+        self.store.count_expiring(now, now.saturating_add(WEEK), EXPIRING_COUNT_MAX)
+    }
+
     pub(super) fn status(&self, caller: &Caller) -> Result<String, Failure> {
         let _ = self.authorise(caller, &policy::Ask::of(Operation::Status), None)?;
         let settings = self.settings();
         let room = self.store.room();
         let health = self.audit.health();
         let connections = (self.connections)();
-        let slot = self.keyring.slot();
         let mut warnings = settings.warnings.clone();
-        let plain = slot.kind == crate::vault::SlotKind::File;
-        if plain {
-            warnings.push("the key is a plain file: a copy of this disk opens the store".to_owned());
-        }
+        let key = self.key_status(&mut warnings)?;
         if crate::sys::memory::unlocked() {
             warnings.push("key material could not be locked in memory: raise LimitMEMLOCK".to_owned());
         }
@@ -164,18 +190,14 @@ impl Service {
             "store": {
                 "path": self.places.store,
                 "tokens": self.store.token_count().map_err(|error| store_failure(&error))?,
+                "expiring_7d": self.expiring_soon(now).map_err(|error| store_failure(&error))?,
                 "generation": self.store.generation(),
                 "last_uses_lost": self.store.uses_lost(),
                 "free_bytes": room.free_bytes,
                 "disk_free_bytes": room.disk_free_bytes,
                 "issue_ok": room.issue_ok,
             },
-            "key": {
-                "slot": slot.id.to_string(),
-                "kind": slot.kind.name(),
-                "origin": slot.origin,
-                "note": plain.then_some("a copy of this disk opens the store"),
-            },
+            "key": key,
             "audit": {
                 "file": self.places.audit,
                 "writable": health.writable,
@@ -197,7 +219,9 @@ impl Service {
                 "synchronised": self.clock.synchronised(),
                 "unsettled": self.clock.unsettled(),
             },
-            "connections": { "now": connections.now, "refused": connections.refused },
+            "connections": {
+                "now": connections.now, "refused": connections.refused, "watching": connections.watching,
+            },
             "warnings": warnings,
         });
         Ok(status.to_string())

@@ -58,6 +58,11 @@ pub enum StoreError {
         /// The table of the value.
         table: &'static str,
     },
+    /// The key header, which lies in clear, is not the one of the last commit: it was changed, or is an older one.
+    #[error(
+        "the key header of the store is not the one of its last commit: somebody changed it, or put an older one back; restore the store from a backup"
+    )]
+    HeaderChanged,
     /// A backup that is not whole, not ours, or not as it was made. Nothing was changed; take another one.
     #[error("the backup {what}; nothing was changed")]
     BadBackup {

@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, ReadTransaction, ReadableDatabase, TableError};
 
 use super::disk::{Disk, FileDisk, Medium};
 use super::engine::{self, Engine, guarded, io_error};
 use super::error::{StoreError, cause, read_error};
-use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, Tables};
+use super::journal;
+use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, Standing, Tables};
 use super::{Boot, Sealer};
 use crate::time::Mark;
 
@@ -103,14 +104,7 @@ impl StoreFile {
         let standing = read_standing(&txn, sealer)?;
         let meta = txn.open_table(META).map_err(read_error)?;
         let seal = schema::open_meta(&meta, sealer, META_SEAL)?;
-        let mut outbox = Vec::new();
-        for row in txn.open_table(OUTBOX).map_err(read_error)?.iter().map_err(read_error)? {
-            let (generation, sealed) = row.map_err(read_error)?;
-            let generation = generation.value();
-            let record = sealer.open("outbox", &generation.to_be_bytes(), sealed.value());
-            let record = record.map_err(|_| StoreError::Broken { table: "outbox" })?;
-            outbox.push((generation, record.to_vec()));
-        }
+        let outbox = journal::untold(&txn, sealer)?;
         let Standing { generation, mark, clean_stop, .. } = standing;
         Ok(Boot { generation, mark, seal, outbox, clean_stop })
     }
@@ -126,15 +120,20 @@ impl StoreFile {
             return Err(StoreError::NotEmpty);
         }
         let db = engine::open(&self.medium, self.options.cache_bytes, false)?;
-        let standing = Standing { commit: 1, generation: 0, mark: Some(mark), clean_stop: false };
+        let standing = Standing {
+            commit: 1,
+            generation: 0,
+            mark: Some(mark),
+            clean_stop: false,
+            header: Some(schema::digest(header)),
+        };
         let written = (|| {
             let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);
             let mut tables = Tables::open(&txn)?;
             tables.meta.insert(META_FORMAT, &schema::format_bytes()[..])?;
             tables.meta.insert(META_HEADER, header)?;
-            let sealed = schema::seal(sealer, "meta", META_STANDING.as_bytes(), &standing);
-            tables.meta.insert(META_STANDING, &*sealed)?;
+            tables.meta.insert(META_STANDING, &*standing.seal(sealer))?;
             drop(tables);
             txn.commit()?;
             Ok(())
@@ -152,11 +151,13 @@ impl StoreFile {
     }
 }
 
-/// What the last commit left.
+/// What the last commit left; the header is the one that it left too.
 pub(super) fn read_standing(txn: &ReadTransaction, sealer: &dyn Sealer) -> Result<Standing, StoreError> {
     let meta = txn.open_table(META).map_err(read_error)?;
-    let standing = schema::open_meta(&meta, sealer, META_STANDING)?;
-    standing.ok_or_else(|| StoreError::Damaged { what: "its generation is missing".into() })
+    let missing = |what: &str| StoreError::Damaged { what: format!("its {what} is missing").into() };
+    let header = meta.get(META_HEADER).map_err(read_error)?.ok_or_else(|| missing("header"))?;
+    let standing = meta.get(META_STANDING).map_err(read_error)?.ok_or_else(|| missing("generation"))?;
+    Standing::open(sealer, standing.value(), header.value())
 }
 
 /// Checks the format and reads the header.

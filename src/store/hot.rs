@@ -20,7 +20,8 @@
 //! - A reader that begins after the reply sees the value of 4, under which only what was read after 3 is cached.
 //!
 //! A change that **extends** (or is new) is not put into `pending`: lookups see the old state until it is durable, and
-//! the bump comes after the commit. When a commit fails, `pending` is cleared and the slots bumped: a token was refused
+//! the bump comes after the commit. A change that does both puts what is good for no more than either into `pending`. What restricts
+//! after an extension of the same batch leaves `pending` as it is: its result has the extension in it, which is not durable. When a commit fails, `pending` is cleared and the slots bumped: a token was refused
 //! a moment early, which is safe; acknowledging early is not. After a failed sync `pending` stays: what the disk holds
 //! is not known, and refusing is safe.
 //!
@@ -50,6 +51,8 @@ pub(super) struct Hot {
     pending: RwLock<HashMap<TokenId, Found>>,
     /// How many are pending: the fast path reads only this.
     pending_count: AtomicUsize,
+    /// A token was imported, ever.
+    imports: AtomicBool,
 }
 
 /// One part of the cache, with second-chance eviction.
@@ -87,6 +90,7 @@ impl Hot {
             shard_entries: entries.div_ceil(SHARDS).max(1),
             pending: RwLock::default(),
             pending_count: AtomicUsize::new(0),
+            imports: AtomicBool::new(false),
         }
     }
 
@@ -151,6 +155,15 @@ impl Hot {
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
         pending.clear();
         self.pending_count.store(0, Ordering::Release);
+    }
+
+    /// There are imported tokens, or will be in a moment: looking for one too early finds none.
+    pub(super) fn knows_imports(&self) {
+        self.imports.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_imports(&self) -> bool {
+        self.imports.load(Ordering::Acquire)
     }
 
     fn bump(&self, id: TokenId) {

@@ -11,7 +11,9 @@ use redb::{
 
 use super::error::{StoreError, cause, read_error};
 use super::record::{LastUse, TokenRecord};
-use super::schema::{META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, TOKENS, USAGE};
+use super::schema::{
+    IMPORTS, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, TOKENS, USAGE,
+};
 use super::versions::Stored;
 
 /// A row as it is shown: the key's bytes and the sealed value.
@@ -40,6 +42,7 @@ pub(super) const KEPT: &[&dyn Kept] = &[
     &Sealed { table: TOKENS, clear: &[], sound: |_, plain| TokenRecord::decode(plain).is_ok() },
     &Sealed { table: USAGE, clear: &[], sound: |_, plain| LastUse::decode(plain).is_ok() },
     &Sealed { table: OUTBOX, clear: &[], sound: |_, _| true },
+    &Sealed { table: IMPORTS, clear: &[], sound: |_, plain| plain.len() == 16 },
 ];
 
 /// The table of that name.

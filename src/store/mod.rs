@@ -12,7 +12,11 @@
 //! | `schema`, `file` | tables, keys, format; opening a file before its key is known |
 //! | `writer`, `queue`, `txn` | the thread, the way to it, what a job may do |
 //! | `hot`, `usage`, `scan` | lookups, last uses, listings |
+//! | `journal` | the newest changes, for those who follow |
+//! | `keys`, `wipe` | the key header, sealing every value anew, and what is left of dropped keys |
 //! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
+//! | `imports` | imported tokens, by their digest |
+//! | `marks` | how far the sweeper has come |
 #![forbid(unsafe_code)]
 
 pub mod backup;
@@ -21,7 +25,11 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod imports;
+mod journal;
 mod kept;
+mod keys;
+mod marks;
 mod queue;
 mod rebuild;
 pub mod record;
@@ -34,6 +42,7 @@ pub(crate) mod testing;
 mod txn;
 mod usage;
 mod versions;
+mod wipe;
 mod writer;
 
 use std::fmt;
@@ -49,11 +58,15 @@ pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
 pub use hot::SLOTS;
+pub use journal::JournalPage;
+pub use keys::ResealCursor;
+pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
 pub use rebuild::{Renew, Renewed};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
 pub use txn::{Effect, Txn};
+pub use wipe::Remnant;
 
 use self::engine::{Engine, io_error};
 use self::hot::Hot;
@@ -77,6 +90,10 @@ pub trait Sealer: Send + Sync + 'static {
     fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealBroken>;
     /// A keyed hash of `value`, another one for each `tag`.
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16];
+    /// Whether a value is sealed under the key that [`Self::seal`] takes now; one that is not is to be sealed anew.
+    fn is_current(&self, _sealed: &[u8]) -> bool {
+        true
+    }
 }
 
 impl Sealer for Keyring {
@@ -90,6 +107,10 @@ impl Sealer for Keyring {
 
     fn index(&self, tag: &str, value: &[u8]) -> [u8; 16] {
         Keyring::index(self, tag, value)
+    }
+
+    fn is_current(&self, sealed: &[u8]) -> bool {
+        Keyring::is_current(self, sealed)
     }
 }
 
@@ -109,6 +130,8 @@ pub struct StoreOptions {
     pub seal_interval: Duration,
     /// How often the clock's mark is stored when nothing else is.
     pub mark_interval: Duration,
+    /// Changes that are kept for those who follow ([`Store::journal`]).
+    pub journal: u64,
 }
 
 impl Default for StoreOptions {
@@ -118,6 +141,7 @@ impl Default for StoreOptions {
             usage_interval: Duration::from_secs(5),
             seal_interval: Duration::from_secs(1),
             mark_interval: Duration::from_secs(60),
+            journal: 65_536,
         }
     }
 }
@@ -183,9 +207,12 @@ struct Shared {
     options: StoreOptions,
     hot: Hot,
     usage: Usage,
+    sweep: marks::Sweep,
     queue: Queue,
     /// The newest durable generation.
     generation: AtomicU64,
+    /// The same, for those who wait for the next.
+    announced: watch::Sender<u64>,
     shown: room::Shown,
     seal: Mutex<Option<Arc<SealNote>>>,
     /// A read failed: the writer is to open the engine again.
@@ -243,15 +270,22 @@ impl Store {
             options,
             hot: Hot::new(options.hot_records),
             usage: Usage::default(),
+            sweep: marks::Sweep::default(),
             queue: Queue::default(),
             generation: AtomicU64::new(standing.generation),
+            announced: watch::Sender::new(standing.generation),
             shown: room::Shown::default(),
             seal: Mutex::default(),
             reopen: AtomicBool::new(false),
             fatal: AtomicBool::new(false),
             fault: watch::Sender::new(None),
         });
+        shared.sweep.load(&shared.engine, &*shared.sealer)?;
         let commits = Writer::start(Arc::clone(&shared), standing)?;
+        // After its first commit, which makes the tables that an older version did not have.
+        if shared.engine.read(imports::any)? {
+            shared.hot.knows_imports();
+        }
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || commits.run())
@@ -368,10 +402,11 @@ impl Store {
         self.shared.usage.lost()
     }
 
-    /// Stores the audit's seal and drops outbox records up to that generation, with the next commit or soon after.
+    /// Stores the audit's seal, and that audit.log has the records up to that generation, with the next commit or soon
+    /// after.
     pub fn seal_stored(&self, seal: Vec<u8>, outbox_through: u64) {
         let mut there = self.shared.seal.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that waits is superseded; what it allowed to drop stays allowed.
+        // One that waits is superseded; what it knew to be told stays told.
         let outbox_through = there.as_ref().map_or(outbox_through, |note| note.outbox_through.max(outbox_through));
         *there = Some(Arc::new(SealNote { seal, outbox_through }));
         drop(there);

@@ -151,8 +151,9 @@ fn write(db: &Database, sealer: &dyn Sealer, batch: Batch) -> Result<(), StoreEr
 
 /// What makes it a store, last: without it the file is refused.
 fn finish(db: &Database, sealer: &dyn Sealer, backup: &Backup, renewed: &Renewed) -> Result<(), StoreError> {
-    let standing = Standing { commit: 1, generation: renewed.generation, mark: renewed.mark, clean_stop: false };
-    let standing = schema::seal(sealer, "meta", META_STANDING.as_bytes(), &standing);
+    let Renewed { generation, mark, .. } = *renewed;
+    let header = Some(schema::digest(&backup.head().header));
+    let standing = Standing { commit: 1, generation, mark, clean_stop: false, header }.seal(sealer);
     let written = (|| {
         let mut txn = db.begin_write()?;
         txn.set_quick_repair(true);

@@ -179,6 +179,22 @@ pub(super) fn expiring(
     Ok(found)
 }
 
+/// How many expiries lie after `after` and up to `until`, counted to `max`.
+pub(super) fn count_expiring(
+    txn: &ReadTransaction,
+    after: UnixTime,
+    until: UnixTime,
+    max: usize,
+) -> Result<usize, StoreError> {
+    let (first, end) = (schema::expiry_key(after, LAST), schema::expiry_key(until, LAST));
+    if first > end {
+        return Ok(0);
+    }
+    let by_expiry = txn.open_table(BY_EXPIRY).map_err(read_error)?;
+    let range = by_expiry.range::<&[u8; 24]>(&first..=&end).map_err(read_error)?;
+    range.take(max).try_fold(0, |count, row| row.map(|_| count + 1).map_err(read_error))
+}
+
 /// How many tokens there are.
 pub(super) fn count(txn: &ReadTransaction) -> Result<u64, StoreError> {
     txn.open_table(TOKENS).map_err(read_error)?.len().map_err(read_error)

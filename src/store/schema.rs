@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::error::{StoreError, read_error};
 use super::record::TokenRecord;
 use super::versions::Stored;
-use super::{IndexTag, Sealer};
+use super::{IndexTag, Sealer, imports};
 use crate::time::{Mark, UnixTime};
 use crate::token::TokenId;
 
@@ -30,10 +30,12 @@ pub(super) const BY_EXPIRY: TableDefinition<'_, &[u8; 24], ()> = TableDefinition
 pub(super) const INDEX: TableDefinition<'_, &[u8; 33], ()> = TableDefinition::new("index");
 /// Keyed hash of the issuer's uid, end of life (microseconds, big-endian), id: what quotas count.
 pub(super) const LIVE: TableDefinition<'_, &[u8; 40], ()> = TableDefinition::new("live");
-/// Generation -> sealed audit record, until audit.log has it.
+/// Generation -> sealed audit record: those that audit.log lacks, and the newest ones besides.
 pub(super) const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 /// Id -> sealed last use.
 pub(super) const USAGE: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("usage");
+/// Keyed digest of an imported token -> its sealed id.
+pub(super) const IMPORTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("imports");
 
 /// Format and oldest reader, two little-endian `u16`; in clear.
 pub(super) const META_FORMAT: &str = "format";
@@ -43,6 +45,10 @@ pub(super) const META_HEADER: &str = "header";
 pub(super) const META_STANDING: &str = "standing";
 /// The audit's newest seal, sealed; opaque here.
 pub(super) const META_SEAL: &str = "seal";
+/// [`super::journal::Told`], sealed.
+pub(super) const META_TOLD: &str = "told";
+/// [`super::SweepMarks`], sealed.
+pub(super) const META_SWEEP: &str = "sweep";
 
 /// What every commit writes anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +61,35 @@ pub(super) struct Standing {
     pub(super) mark: Option<Mark>,
     /// Written only by a stop in good order.
     pub(super) clean_stop: bool,
+    /// The digest of the header that this commit left: it lies in clear, and is authenticated by this. `None` only where
+    /// version 0.1 wrote it.
+    pub(super) header: Option<[u8; 32]>,
+}
+
+impl Standing {
+    /// Seals it to its place.
+    pub(super) fn seal(&self, sealer: &dyn Sealer) -> Vec<u8> {
+        seal(sealer, "meta", META_STANDING.as_bytes(), self)
+    }
+
+    /// Opens it, and holds the header against what it says.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`], [`StoreError::Damaged`], [`StoreError::HeaderChanged`].
+    pub(super) fn open(sealer: &dyn Sealer, sealed: &[u8], header: &[u8]) -> Result<Self, StoreError> {
+        let mut standing: Self = open(sealer, "meta", META_STANDING.as_bytes(), sealed)?;
+        let digest = digest(header);
+        if standing.header.is_some_and(|there| there != digest) {
+            return Err(StoreError::HeaderChanged);
+        }
+        standing.header = Some(digest);
+        Ok(standing)
+    }
+}
+
+/// What [`Standing`] keeps of a header.
+pub(super) fn digest(header: &[u8]) -> [u8; 32] {
+    *blake3::hash(header).as_bytes()
 }
 
 /// All tables of one write transaction.
@@ -66,6 +101,7 @@ pub(super) struct Tables<'t> {
     pub(super) live: Table<'t, &'static [u8; 40], ()>,
     pub(super) outbox: Table<'t, u64, &'static [u8]>,
     pub(super) usage: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub(super) imports: Table<'t, &'static [u8; 32], &'static [u8]>,
 }
 
 impl<'t> Tables<'t> {
@@ -79,6 +115,7 @@ impl<'t> Tables<'t> {
             live: txn.open_table(LIVE)?,
             outbox: txn.open_table(OUTBOX)?,
             usage: txn.open_table(USAGE)?,
+            imports: txn.open_table(IMPORTS)?,
         })
     }
 }
@@ -154,6 +191,7 @@ pub(super) struct Rows {
     pub(super) live: Option<[u8; 40]>,
     /// Sorted, each once.
     pub(super) index: Vec<[u8; 33]>,
+    pub(super) import: Option<[u8; 32]>,
 }
 
 impl Rows {
@@ -170,8 +208,19 @@ impl Rows {
         index.sort_unstable();
         index.dedup();
         let live = live_until(record).map(|until| live_key(&live_prefix(sealer, record.issuer_uid), until, record.id));
-        Self { expiry: record.expires_at.map(|at| expiry_key(at, record.id)), live, index }
+        let expiry = record.expires_at.map(|at| expiry_key(at, record.id));
+        Self { expiry, live, index, import: imports::row(record) }
     }
+}
+
+/// Whether two states of a token have the same rows, seen without making them.
+pub(super) fn same_rows(old: &TokenRecord, new: &TokenRecord) -> bool {
+    old.expires_at == new.expires_at
+        && live_until(old) == live_until(new)
+        && old.issuer_uid == new.issuer_uid
+        && old.subject == new.subject
+        && old.issuer == new.issuer
+        && old.labels == new.labels
 }
 
 /// Until when a token counts as its issuer's; `None` once it has ended by decision. No expiry = the end of time.
@@ -245,17 +294,34 @@ pub(super) fn live_range(prefix: &[u8; 16], now: UnixTime) -> ([u8; 40], [u8; 40
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::{KeySource, Keyring, SlotKind};
 
     #[test]
     fn a_format_that_needs_a_newer_reader_is_refused() {
         assert!(check_format(&format_bytes()).is_ok());
-        // Newer, but readable by this version.
-        assert!(check_format(&[9, 0, 1, 0]).is_ok());
-        let error = check_format(&[9, 0, 2, 0]).expect_err("its oldest reader is version 2");
-        assert!(matches!(error, StoreError::NewerFormat { found: 9, needed: 2, known: FORMAT }), "{error}");
+        // Of the first version, and newer but readable by this one.
+        assert!(check_format(&[1, 0, 1, 0]).is_ok() && check_format(&[9, 0, 2, 0]).is_ok());
+        let error = check_format(&[9, 0, 3, 0]).expect_err("its oldest reader is version 3");
+        assert!(matches!(error, StoreError::NewerFormat { found: 9, needed: 3, known: FORMAT }), "{error}");
         for unreadable in [&[][..], &[1, 0, 1], &[1, 0, 1, 0, 0]] {
             assert!(matches!(check_format(unreadable), Err(StoreError::Damaged { .. })));
         }
+    }
+
+    /// I9: a standing of version 0.1 has no digest, and takes the header as it is; one that has takes no other.
+    #[test]
+    fn a_standing_of_either_format_opens() {
+        let source = KeySource::random(SlotKind::File, "a test").unwrap();
+        let sealer: Box<dyn Sealer> = Box::new(Keyring::create(&source, UnixTime::EPOCH).unwrap().0);
+        // V1, 5 commits, generation 300, no mark, a clean stop.
+        let first = sealer.seal("meta", b"standing", &[0, 5, 0xac, 2, 0, 1]);
+        let standing = Standing::open(&*sealer, &first, b"header").unwrap();
+        assert_eq!((standing.commit, standing.generation, standing.clean_stop), (5, 300, true));
+        let second = standing.seal(&*sealer);
+        assert_eq!(Standing::open(&*sealer, &second, b"header").unwrap(), standing);
+        assert!(matches!(Standing::open(&*sealer, &second, b"Header"), Err(StoreError::HeaderChanged)));
+        let newer = sealer.seal("meta", b"standing", &[2, 5, 0xac, 2, 0, 1]);
+        assert!(matches!(Standing::open(&*sealer, &newer, b"header"), Err(StoreError::Damaged { .. })));
     }
 
     #[test]

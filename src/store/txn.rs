@@ -3,17 +3,19 @@
 //! Invariant: a job writes all or nothing. What it puts and announces is held back until it has returned `Ok`; a job that
 //! returns an error, or panics, leaves no trace in the batch that it shares with others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redb::ReadableTable;
 
 use super::error::{StoreError, read_error};
+use super::journal::{self, KEPT_WHEN_FULL};
+use super::marks::{Moves, SweepMarks};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
-use super::{Sealer, hot::Hot};
+use super::{Sealer, hot::Hot, imports};
 use crate::time::UnixTime;
-use crate::token::TokenId;
+use crate::token::{Digest, TokenId};
 
 /// What a put does to what a token may do; it decides when lookups see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,25 +30,33 @@ pub enum Effect {
 
 /// The transaction as a job sees it, with what earlier jobs of the same batch have changed.
 pub struct Txn<'t> {
-    tables: Tables<'t>,
-    sealer: &'t dyn Sealer,
+    pub(super) tables: Tables<'t>,
+    pub(super) sealer: &'t dyn Sealer,
     hot: &'t Hot,
     now: UnixTime,
-    issue_ok: bool,
+    pub(super) issue_ok: bool,
     /// The newest generation, with those of accepted jobs.
     generation: u64,
-    job: Held,
+    /// What becomes of the sweeper's marks.
+    pub(super) moves: Moves,
+    pub(super) job: Held,
     changed: Vec<TokenId>,
-    wrote: bool,
+    /// Those whose change lets them do more: nobody sees it before it is durable, whatever later jobs do to them.
+    widened: BTreeSet<TokenId>,
+    pub(super) wrote: bool,
+    /// Of the header that an accepted job has put.
+    header_digest: Option<[u8; 32]>,
     /// The engine failed: its handle is of no more use, whatever the job makes of it.
     failed: Option<StoreError>,
 }
 
 /// What the current job has done so far.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     tokens: BTreeMap<TokenId, Change>,
     outbox: Vec<(u64, Vec<u8>)>,
+    pub(super) header: Option<Vec<u8>>,
+    pub(super) marks: Option<SweepMarks>,
 }
 
 struct Change {
@@ -54,7 +64,17 @@ struct Change {
     old: Option<TokenRecord>,
     /// As the job wants it; `None` = removed.
     new: Option<TokenRecord>,
-    restricts: bool,
+    shown: Shown,
+}
+
+/// What lookups see of a change until it is durable.
+enum Shown {
+    /// The state before it.
+    Old,
+    /// The state after it.
+    New,
+    /// A state that is good for no more than either of them.
+    Between(Box<TokenRecord>),
 }
 
 impl Txn<'_> {
@@ -82,7 +102,18 @@ impl Txn<'_> {
                 return Err(StoreError::Exists);
             }
         }
-        self.change(record.id, Some(record), effect == Effect::Restricts)
+        let shown = if effect == Effect::Restricts { Shown::New } else { Shown::Old };
+        self.change(record.id, Some(record), shown)
+    }
+
+    /// Puts a whole record that lets the token do less in one way and more in another. Until it is durable, lookups see
+    /// `meanwhile`, which must be good for no more than either the record before or this one.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn put_between(&mut self, record: TokenRecord, meanwhile: TokenRecord) -> Result<(), StoreError> {
+        debug_assert_eq!(record.id, meanwhile.id);
+        self.change(record.id, Some(record), Shown::Between(Box::new(meanwhile)))
     }
 
     /// Removes a token for good, with its last use: the sweeper's, once it has been ended for long enough.
@@ -90,7 +121,7 @@ impl Txn<'_> {
     /// # Errors
     /// As [`Self::record`].
     pub fn remove(&mut self, id: TokenId) -> Result<(), StoreError> {
-        self.change(id, None, true)
+        self.change(id, None, Shown::New)
     }
 
     /// How many live tokens this uid has issued, counted up to `limit`. Live = not revoked, rotated out, exhausted or
@@ -122,8 +153,8 @@ impl Txn<'_> {
         Ok(count.min(limit))
     }
 
-    /// Stores an audit record under the next generation, in this same transaction; it stays in the outbox until
-    /// [`super::Store::seal_stored`] says that audit.log has it. The order of generations is the order of commits.
+    /// Stores an audit record under the next generation, in this same transaction; it stays there until
+    /// [`super::Store::seal_stored`] says that audit.log has it, and for as long as the journal is. The order of generations is the order of commits.
     ///
     /// # Errors
     /// None today; a job passes them on.
@@ -138,14 +169,19 @@ impl Txn<'_> {
         self.now
     }
 
-    fn change(&mut self, id: TokenId, new: Option<TokenRecord>, restricts: bool) -> Result<(), StoreError> {
+    fn change(&mut self, id: TokenId, new: Option<TokenRecord>, shown: Shown) -> Result<(), StoreError> {
         if let Some(change) = self.job.tokens.get_mut(&id) {
             change.new = new;
-            change.restricts |= restricts;
+            // What is between goes first: what the job does later can be wider than the state before it.
+            change.shown = match (std::mem::replace(&mut change.shown, Shown::Old), shown) {
+                (Shown::Between(record), _) | (_, Shown::Between(record)) => Shown::Between(record),
+                (Shown::New, _) | (_, Shown::New) => Shown::New,
+                (Shown::Old, Shown::Old) => Shown::Old,
+            };
             return Ok(());
         }
         let old = self.stored(id)?;
-        self.job.tokens.insert(id, Change { old, new, restricts });
+        self.job.tokens.insert(id, Change { old, new, shown });
         Ok(())
     }
 
@@ -158,7 +194,13 @@ impl Txn<'_> {
         Err(self.fail(error))
     }
 
-    fn fail(&mut self, error: redb::StorageError) -> StoreError {
+    /// The token with this digest that the job has put as imported.
+    pub(super) fn held_import(&self, digest: &Digest) -> Option<TokenId> {
+        let mut held = self.job.tokens.values().filter_map(|change| change.new.as_ref());
+        held.find(|record| record.prefix.is_none() && record.digest == *digest).map(|record| record.id)
+    }
+
+    pub(super) fn fail(&mut self, error: redb::StorageError) -> StoreError {
         let error = read_error(error);
         self.failed = Some(error.clone());
         error
@@ -175,19 +217,45 @@ impl<'t> Txn<'t> {
         issue_ok: bool,
         generation: u64,
     ) -> Self {
-        let (job, changed) = (Held::default(), Vec::new());
-        Self { tables, sealer, hot, now, issue_ok, generation, job, changed, wrote: false, failed: None }
+        let (moves, job, changed, widened) = (Moves::default(), Held::default(), Vec::new(), BTreeSet::new());
+        Self {
+            tables,
+            sealer,
+            hot,
+            now,
+            issue_ok,
+            generation,
+            moves,
+            job,
+            changed,
+            widened,
+            wrote: false,
+            header_digest: None,
+            failed: None,
+        }
     }
 
     /// Writes what the job has held back; from here on its restrictions are seen by lookups.
     pub(super) fn accept(&mut self) -> Result<(), StoreError> {
         let job = std::mem::take(&mut self.job);
-        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty());
+        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.header.is_none() && job.marks.is_none());
+        if let Some(marks) = job.marks {
+            self.moves.set(marks);
+        }
         for (id, change) in job.tokens {
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
-            if change.restricts {
-                self.hot.restrict(id, change.new.clone().map(Arc::new));
+            let shown = match &change.shown {
+                Shown::Old => None,
+                Shown::New => Some(change.new.clone().map(Arc::new)),
+                Shown::Between(record) => Some(Some(Arc::new((**record).clone()))),
+            };
+            // After a widening of the same batch, what this job wants is wider than what is durable: what is seen stays.
+            if let Some(shown) = shown.filter(|_| !self.widened.contains(&id)) {
+                self.hot.restrict(id, shown);
+            }
+            if !matches!(change.shown, Shown::New) {
+                self.widened.insert(id);
             }
             self.apply(id, change).map_err(|error| self.fail(error))?;
         }
@@ -196,7 +264,16 @@ impl<'t> Txn<'t> {
             self.tables.outbox.insert(generation, &*sealed).map(drop).map_err(|error| self.fail(error))?;
             self.generation = generation;
         }
+        if let Some(header) = job.header {
+            self.put_meta(schema::META_HEADER, &header)?;
+            self.header_digest = Some(schema::digest(&header));
+        }
         Ok(())
+    }
+
+    /// The digest of the header, if this transaction has changed it.
+    pub(super) fn header_digest(&self) -> Option<[u8; 32]> {
+        self.header_digest
     }
 
     /// Forgets what the job has held back.
@@ -227,18 +304,15 @@ impl<'t> Txn<'t> {
         self.tables.meta.insert(name, value).map(drop).map_err(|error| self.fail(error))
     }
 
-    /// Drops what audit.log has.
-    pub(super) fn drop_outbox(&mut self, through: u64) -> Result<(), StoreError> {
-        let dropped = (|| {
-            loop {
-                match self.tables.outbox.first()? {
-                    Some((generation, _)) if generation.value() <= through => {}
-                    _ => return Ok(()),
-                }
-                self.tables.outbox.pop_first()?;
-            }
-        })();
-        dropped.map_err(|error: redb::StorageError| self.fail(error))
+    /// Audit.log has what was announced up to `through`.
+    pub(super) fn tell(&mut self, through: u64) -> Result<(), StoreError> {
+        journal::tell(&mut self.tables, self.sealer, through)
+    }
+
+    /// Drops what is told and older than the newest `kept`; the transaction has brought so many.
+    pub(super) fn trim_journal(&mut self, kept: u64, brought: u64) -> Result<(), StoreError> {
+        let kept = if self.issue_ok { kept } else { kept.min(KEPT_WHEN_FULL) };
+        journal::trim(&mut self.tables, self.sealer, self.generation, kept, brought)
     }
 
     /// The stored last use; one that does not open is taken as none: it is not worth stopping for.
@@ -266,6 +340,12 @@ impl<'t> Txn<'t> {
     /// Writes one record and moves its keys in the other tables.
     fn apply(&mut self, id: TokenId, change: Change) -> Result<(), redb::StorageError> {
         let tables = &mut self.tables;
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && schema::same_rows(old, new)
+        {
+            // The common case, of uses that are counted and expiries that are told: no keyed hash is needed.
+            return tables.tokens.insert(id.as_bytes(), &*schema::seal_record(self.sealer, new)).map(drop);
+        }
         let old = change.old.map(|record| Rows::of(self.sealer, &record)).unwrap_or_default();
         let new = match &change.new {
             Some(record) => {
@@ -284,6 +364,7 @@ impl<'t> Txn<'t> {
             }
             if let Some(key) = &new.expiry {
                 tables.by_expiry.insert(key, ())?;
+                self.moves.brings(schema::expiry_of(key));
             }
         }
         if old.live != new.live {
@@ -292,6 +373,15 @@ impl<'t> Txn<'t> {
             }
             if let Some(key) = &new.live {
                 tables.live.insert(key, ())?;
+            }
+        }
+        if old.import != new.import {
+            if let Some(digest) = &old.import {
+                tables.imports.remove(digest)?;
+            }
+            if let Some(digest) = &new.import {
+                tables.imports.insert(digest, &*imports::seal(self.sealer, digest, id))?;
+                self.hot.knows_imports();
             }
         }
         for key in old.index.iter().filter(|key| new.index.binary_search(key).is_err()) {

@@ -11,11 +11,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::SweepMarks;
+use super::journal::Told;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::schema::Standing;
 use crate::codec::{self, CodecError};
 use crate::scope::ScopeSet;
-use crate::time::UnixTime;
+use crate::time::{Mark, UnixTime};
 use crate::token::{Digest, Kind, TokenId};
 
 /// A value with its encodings.
@@ -48,7 +50,29 @@ macro_rules! first {
     )+ };
 }
 
-first!(Standing, Vec<u8>);
+first!(Vec<u8>, Told, SweepMarks);
+
+/// The encodings of what every commit writes.
+#[derive(Serialize, Deserialize)]
+enum StoredStanding {
+    V1 { commit: u64, generation: u64, mark: Option<Mark>, clean_stop: bool },
+    V2(Standing),
+}
+
+impl Stored for Standing {
+    fn encode(&self) -> Vec<u8> {
+        codec::encode(&StoredStanding::V2(self.clone()))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        Ok(match codec::decode(bytes)? {
+            StoredStanding::V1 { commit, generation, mark, clean_stop } => {
+                Self { commit, generation, mark, clean_stop, header: None }
+            }
+            StoredStanding::V2(standing) => standing,
+        })
+    }
+}
 
 /// The encodings of a token.
 #[allow(clippy::large_enum_variant, reason = "taken apart where it is decoded")]

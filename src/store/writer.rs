@@ -13,11 +13,13 @@ use tracing::{error, warn};
 use super::engine::is_full;
 use super::error::{Cause, Fault, StoreError, cause};
 use super::file::read_standing;
+use super::marks::Moves;
 use super::queue::{Ending, Job, Ran};
 use super::room::{Keeper, Step, TIGHT_BATCH};
-use super::schema::{self, META_FORMAT, META_SEAL, META_STANDING, Standing, Tables};
+use super::schema::{self, META_FORMAT, META_SEAL, META_STANDING, META_SWEEP, Standing, Tables};
 use super::txn::Txn;
 use super::{SealNote, Shared};
+use crate::time::UnixTime;
 use crate::token::TokenId;
 
 /// Jobs in one transaction.
@@ -63,6 +65,8 @@ struct Done {
     standing: Option<Standing>,
     /// The seal that was written.
     seal: Option<Arc<SealNote>>,
+    /// What became of the sweeper's marks; `None` when that must be read from the disk.
+    moves: Option<Moves>,
 }
 
 impl Writer {
@@ -191,7 +195,7 @@ impl Writer {
         };
         // The engine panics where it trusts pages that are damaged.
         let attempted = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or(Err(Failure::Panicked));
-        let outcome = match attempted {
+        let mut outcome = match attempted {
             Ok(done) => Ok(done),
             Err(Failure::Panicked) => {
                 let fault = Fault::Writer("it panicked over the file, which may be damaged".into());
@@ -201,11 +205,14 @@ impl Writer {
             Err(Failure::Closed) => Err(StoreError::Fatal(shared.fault().unwrap_or(Fault::SyncFailed))),
             Err(Failure::Engine(error)) => self.recover(error),
         };
-        match &outcome {
+        match &mut outcome {
             Ok(done) => {
                 if let Some(standing) = &done.standing {
                     self.standing = standing.clone();
                     shared.generation.store(standing.generation, Ordering::Release);
+                    shared
+                        .announced
+                        .send_if_modified(|newest| std::mem::replace(newest, standing.generation) != *newest);
                     self.mark_due = Instant::now() + shared.options.mark_interval;
                     shared.usage.written();
                     // Another commit has not written them: whoever changes something each second must not put them off.
@@ -218,6 +225,10 @@ impl Writer {
                     self.seal_due = None;
                 }
                 shared.hot.settle(changed);
+                match done.moves.take() {
+                    Some(moves) => shared.sweep.committed(moves),
+                    None => self.reload_marks(),
+                }
             }
             // What the disk holds is not known: what was to be refused stays refused.
             Err(StoreError::SyncFailed | StoreError::Fatal(_)) => {}
@@ -283,6 +294,7 @@ impl Writer {
         let issue_ok = shared.shown.room().issue_ok;
         let now = shared.clock.now();
         let mut txn = Txn::new(tables, sealer, &shared.hot, now, issue_ok, self.standing.generation);
+        txn.moves = shared.sweep.begin();
         let ran = (|| {
             for job in jobs {
                 match job.run(&mut txn) {
@@ -304,25 +316,31 @@ impl Writer {
             if also.format {
                 txn.put_meta(META_FORMAT, &schema::format_bytes())?;
             }
+            if let Some(marks) = txn.moves.moved() {
+                let sealed = schema::seal(sealer, "meta", META_SWEEP.as_bytes(), marks);
+                txn.put_meta(META_SWEEP, &sealed)?;
+            }
             if let Some(note) = &seal {
                 txn.put_meta(META_SEAL, &schema::seal(sealer, "meta", META_SEAL.as_bytes(), &note.seal))?;
-                txn.drop_outbox(note.outbox_through)?;
+                txn.tell(note.outbox_through)?;
             }
+            txn.trim_journal(shared.options.journal, txn.generation() - self.standing.generation)?;
             let standing = Standing {
                 commit: self.standing.commit + 1,
                 generation: txn.generation(),
                 mark: Some(shared.clock.mark()),
                 clean_stop: also.stop,
+                header: txn.header_digest().or(self.standing.header),
             };
-            txn.put_meta(META_STANDING, &schema::seal(sealer, "meta", META_STANDING.as_bytes(), &standing))?;
-            Ok(Some(Done { standing: Some(standing), seal }))
+            txn.put_meta(META_STANDING, &standing.seal(sealer))?;
+            Ok(Some(Done { standing: Some(standing), seal, moves: Some(std::mem::take(&mut txn.moves)) }))
         })();
         *changed = txn.take_changed();
         drop(txn);
         match ran.map_err(Failure::Engine)? {
             None => {
                 engine_txn.abort().map_err(engine_failed)?;
-                Ok(Done { standing: None, seal: None })
+                Ok(Done { standing: None, seal: None, moves: Some(Moves::default()) })
             }
             Some(done) => {
                 engine_txn.commit().map_err(engine_failed)?;
@@ -376,7 +394,16 @@ impl Writer {
         }
         // The error came after the commit was durable.
         let seal = shared.seal_note().filter(|note| self.seal_is_stored(note));
-        Ok(Done { standing: Some(standing), seal })
+        Ok(Done { standing: Some(standing), seal, moves: None })
+    }
+
+    /// A commit was durable after all: what it did to the marks stands on the disk, and it may have brought any expiry.
+    fn reload_marks(&self) {
+        let shared = &self.shared;
+        if let Err(error) = shared.sweep.load(&shared.engine, &*shared.sealer) {
+            warn!("how far the sweeper has come could not be read again: {error}");
+        }
+        shared.sweep.brought(UnixTime::EPOCH);
     }
 
     /// A read error latches the engine's handle: everything fails until it is opened again.

@@ -7,11 +7,11 @@ use zeroize::Zeroizing;
 
 use super::{CHECK_CHARS, ID_CHARS, Kind, Prefix, SECRET_CHARS, Secret, TEXT_MAX, Token, TokenId};
 
-const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+pub(crate) const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Stands in a reverse alphabet for "no digit".
 const NONE: u8 = 0xFF;
-const CROCKFORD_VALUE: [u8; 256] = reverse(CROCKFORD);
+pub(crate) const CROCKFORD_VALUE: [u8; 256] = reverse(CROCKFORD);
 const BASE62_VALUE: [u8; 256] = reverse(BASE62);
 
 /// Which part of a text keeps it from being a token. The text itself is not in it.

@@ -11,6 +11,7 @@ mod digest;
 mod format;
 #[cfg(feature = "daemon")]
 mod generate;
+pub mod imported;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +20,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 #[cfg(feature = "daemon")]
-pub use digest::{Digest, digest};
+pub use digest::{Digest, digest, imported_digest, sha256};
 pub use format::Malformed;
+// Recovery keys are written with the same digits.
+#[cfg(feature = "daemon")]
+pub(crate) use format::{CROCKFORD, CROCKFORD_VALUE};
 #[cfg(feature = "daemon")]
 pub use generate::{IdSource, new_secret, random};
 

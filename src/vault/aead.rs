@@ -72,6 +72,13 @@ pub(super) fn epoch_of(place: Place<'_>, sealed: &[u8]) -> Result<u32, VaultErro
     }
 }
 
+/// The same where nothing needs to be said of a value that states none.
+pub(super) fn stated_epoch(sealed: &[u8]) -> Option<u32> {
+    let (version, rest) = sealed.split_first()?;
+    (*version == VERSION).then_some(())?;
+    rest.first_chunk::<EPOCH_BYTES>().map(|epoch| u32::from_le_bytes(*epoch))
+}
+
 /// Opens a value that [`epoch_of`] has looked at. One allocation, wiped when it is dropped.
 pub(super) fn open(
     record_key: &LockedKey,

@@ -2,7 +2,8 @@
 //!
 //! It holds nothing that opens anything without a source's key, and it is decoded strictly: an unknown version is
 //! refused, and so is a header that contradicts itself. It is [`crate::codec`]'s encoding of an enum with one variant a
-//! format version, now `V1`.
+//! format version: `V1`, and `V2` while a key is being installed. What it holds in clear is authenticated where it lies:
+//! the store seals its digest with every commit.
 //!
 //! Associated data of the wrapped keys, which binds each to its place:
 //!
@@ -92,7 +93,7 @@ pub struct KeySlot {
     pub id: KeyId,
     /// What kind of source it was made for.
     pub kind: SlotKind,
-    /// When it was made; informative, and not authenticated.
+    /// When it was made; informative.
     pub created_at: UnixTime,
     /// The root key.
     pub root: WrappedKey,
@@ -108,28 +109,52 @@ pub struct WrappedRecordKey {
 }
 
 /// The key slots and record keys of one store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyHeader {
     /// Names the store; random. What is sealed for one store does not open in another.
     pub store_id: [u8; 16],
     /// At least one; each opens the same root key.
     pub slots: Vec<KeySlot>,
-    /// At least one, by growing epoch.
+    /// At least one, by growing epoch. More than one: values are being sealed anew under the last.
     pub record_keys: Vec<WrappedRecordKey>,
     /// The record key that new values are sealed under; one of `record_keys`.
     pub record_epoch: u32,
+    /// The slot of a key that is being installed: once a start has opened the store with it, the slot that it replaces
+    /// is dropped.
+    pub installing: Option<KeyId>,
+}
+
+/// What every format has.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    store_id: [u8; 16],
+    slots: Vec<KeySlot>,
+    record_keys: Vec<WrappedRecordKey>,
+    record_epoch: u32,
 }
 
 /// The formats of the header. One that is not here is refused.
 #[derive(Serialize, Deserialize)]
-enum Versioned<T> {
-    V1(T),
+enum Versioned {
+    /// All keys are installed.
+    V1(Body),
+    /// And the slot that is being installed. An older version, which would not finish that, refuses it.
+    V2(Body, KeyId),
 }
 
 impl KeyHeader {
     /// The bytes to store.
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode(&Versioned::V1(self))
+        let body = Body {
+            store_id: self.store_id,
+            slots: self.slots.clone(),
+            record_keys: self.record_keys.clone(),
+            record_epoch: self.record_epoch,
+        };
+        codec::encode(&match self.installing {
+            None => Versioned::V1(body),
+            Some(id) => Versioned::V2(body, id),
+        })
     }
 
     /// The header in stored bytes.
@@ -139,13 +164,23 @@ impl KeyHeader {
     /// none did.
     pub fn decode(bytes: &[u8]) -> Result<Self, VaultError> {
         // postcard numbers variants from 0, in one byte for as long as there are less than 128.
-        if let Some(&variant @ 1..128) = bytes.first() {
+        if let Some(&variant @ 2..128) = bytes.first() {
             return Err(VaultError::UnknownHeaderVersion { format: u32::from(variant) + 1 });
         }
         let malformed = |_| VaultError::HeaderMalformed { problem: "it does not decode" };
-        let Versioned::V1(header) = codec::decode::<Versioned<Self>>(bytes).map_err(malformed)?;
+        let (body, installing) = match codec::decode::<Versioned>(bytes).map_err(malformed)? {
+            Versioned::V1(body) => (body, None),
+            Versioned::V2(body, id) => (body, Some(id)),
+        };
+        let Body { store_id, slots, record_keys, record_epoch } = body;
+        let header = Self { store_id, slots, record_keys, record_epoch, installing };
         header.check()?;
         Ok(header)
+    }
+
+    /// The slot of this key.
+    pub fn slot(&self, id: KeyId) -> Option<&KeySlot> {
+        self.slots.iter().find(|slot| slot.id == id)
     }
 
     /// Refuses a header that contradicts itself.
@@ -158,6 +193,13 @@ impl KeyHeader {
             "its record keys are out of order"
         } else if !self.record_keys.iter().any(|key| key.epoch == self.record_epoch) {
             "the record key in force is missing"
+        } else if (1..self.slots.len()).any(|at| self.slots[..at].iter().any(|slot| slot.id == self.slots[at].id)) {
+            "two slots are for one key"
+        } else if self
+            .installing
+            .is_some_and(|id| self.slots.len() < 2 || self.slot(id).is_none_or(|slot| slot.kind == SlotKind::Recovery))
+        {
+            "the slot that is being installed is missing"
         } else {
             return Ok(());
         };

@@ -1,8 +1,9 @@
 //! The keys of an open store.
 //!
 //! Invariant: every key in here is in locked memory; the root key is not kept: what changes slots reads its source again.
+//! A record key is put in force only once the header that has it is durable: what is sealed always opens at the next start.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -12,6 +13,7 @@ use super::backup::BackupMac;
 use super::derive::{AUDIT_KEY, BACKUP_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
 use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedRecordKey, record_key_data, slot_data};
 use super::master::KeySource;
+use super::slots::NewRecordKey;
 use crate::sys::memory::LockedKey;
 use crate::time::UnixTime;
 use crate::token::random;
@@ -30,17 +32,28 @@ pub struct SlotInfo {
     pub origin: String,
 }
 
+impl SlotInfo {
+    fn of(source: &KeySource) -> Self {
+        Self { id: source.id(), kind: source.kind(), origin: source.origin().to_owned() }
+    }
+}
+
 /// Every key of an open store. Shared between threads; no `Debug`.
 pub struct Keyring {
     store_id: [u8; 16],
-    slot: SlotInfo,
+    slot: RwLock<SlotInfo>,
     digest_key: LockedKey,
     audit_key: Arc<LockedKey>,
     index_key: LockedKey,
     backup_key: LockedKey,
+    /// Read for each value that is sealed or opened, written when a record key is put in force: years apart.
+    records: RwLock<RecordKeys>,
+}
+
+struct RecordKeys {
     /// By growing epoch.
-    record_keys: Vec<(u32, LockedKey)>,
-    /// Where in `record_keys` the key in force is.
+    keys: Vec<(u32, LockedKey)>,
+    /// Where in `keys` the key in force is.
     in_force: usize,
 }
 
@@ -55,13 +68,7 @@ impl Keyring {
         let root = LockedKey::new(|key| random(key))?;
         let record_key = LockedKey::new(|key| random(key))?;
 
-        let slot_key = derive(SLOT_KEY, source.key())?;
-        let slot = KeySlot {
-            id: source.id(),
-            kind: source.kind(),
-            created_at: now,
-            root: aead::wrap(&slot_key, &slot_data(&store_id, source.id(), source.kind()), &root),
-        };
+        let slot = wrap_root(&store_id, &root, source, now)?;
         let wrapping_key = derive(WRAPPING_KEY, &root)?;
         let wrapped = aead::wrap(&wrapping_key, &record_key_data(&store_id, FIRST_EPOCH), &record_key);
         let header = KeyHeader {
@@ -69,6 +76,7 @@ impl Keyring {
             slots: vec![slot],
             record_keys: vec![WrappedRecordKey { epoch: FIRST_EPOCH, key: wrapped }],
             record_epoch: FIRST_EPOCH,
+            installing: None,
         };
         let keyring = Self::assemble(&header, source, &root, vec![(FIRST_EPOCH, record_key)])?;
         Ok((keyring, header))
@@ -123,7 +131,8 @@ impl Keyring {
 
     /// Seals a value for its place in the store, under the record key in force. Twice the same is never the same bytes.
     pub fn seal(&self, table: &str, key: &[u8], plain: &[u8]) -> Vec<u8> {
-        let (epoch, record_key) = &self.record_keys[self.in_force];
+        let records = self.records();
+        let (epoch, record_key) = &records.keys[records.in_force];
         aead::seal(record_key, *epoch, self.place(table, key), plain)
     }
 
@@ -134,15 +143,48 @@ impl Keyring {
     pub fn open(&self, table: &str, key: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let place = self.place(table, key);
         let wanted = aead::epoch_of(place, sealed)?;
-        match self.record_keys.iter().rev().find(|(epoch, _)| *epoch == wanted) {
+        match self.records().keys.iter().rev().find(|(epoch, _)| *epoch == wanted) {
             Some((epoch, record_key)) => aead::open(record_key, *epoch, place, sealed),
             None => Err(VaultError::UnknownEpoch { table: table.to_owned(), epoch: wanted }),
         }
     }
 
     /// The slot in force.
-    pub fn slot(&self) -> &SlotInfo {
-        &self.slot
+    pub fn slot(&self) -> SlotInfo {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that this source's slot is the one in force now.
+    pub fn installed(&self, source: &KeySource) {
+        *self.slot.write().unwrap_or_else(PoisonError::into_inner) = SlotInfo::of(source);
+    }
+
+    /// The number of the record key that values are sealed under.
+    pub fn epoch(&self) -> u32 {
+        let records = self.records();
+        records.keys[records.in_force].0
+    }
+
+    /// Whether a value is sealed under the record key in force; looks at its number only.
+    pub fn is_current(&self, sealed: &[u8]) -> bool {
+        aead::stated_epoch(sealed) == Some(self.epoch())
+    }
+
+    /// Seals under a new record key from now on. The header that has it must be durable: else what is sealed from here on
+    /// would be lost with this process.
+    ///
+    /// The key that was in force until now stays for what is sealed under it, and in memory beyond that, for readers of an
+    /// older state; the ones before it go.
+    pub fn put_in_force(&self, new: NewRecordKey) {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let last = records.keys[records.in_force].0;
+        records.keys.retain(|(epoch, _)| *epoch >= last);
+        records.keys.push((new.epoch, new.key));
+        records.in_force = records.keys.len() - 1;
+    }
+
+    fn records(&self) -> RwLockReadGuard<'_, RecordKeys> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place<'a>(&'a self, table: &'a str, key: &'a [u8]) -> Place<'a> {
@@ -156,17 +198,30 @@ impl Keyring {
         record_keys: Vec<(u32, LockedKey)>,
     ) -> Result<Self, VaultError> {
         let in_force = record_keys.iter().position(|(epoch, _)| *epoch == header.record_epoch);
+        let in_force = in_force.ok_or(VaultError::HeaderMalformed { problem: "the record key in force is missing" })?;
         Ok(Self {
             store_id: header.store_id,
-            slot: SlotInfo { id: source.id(), kind: source.kind(), origin: source.origin().to_owned() },
+            slot: RwLock::new(SlotInfo::of(source)),
             digest_key: derive(DIGEST_KEY, root)?,
             audit_key: Arc::new(derive(AUDIT_KEY, root)?),
             index_key: derive(INDEX_KEY, root)?,
+            records: RwLock::new(RecordKeys { keys: record_keys, in_force }),
             backup_key: derive(BACKUP_KEY, root)?,
-            record_keys,
-            in_force: in_force.ok_or(VaultError::HeaderMalformed { problem: "the record key in force is missing" })?,
         })
     }
+}
+
+/// A slot with the root key for `source`.
+pub(super) fn wrap_root(
+    store_id: &[u8; 16],
+    root: &LockedKey,
+    source: &KeySource,
+    now: UnixTime,
+) -> Result<KeySlot, VaultError> {
+    let slot_key = derive(SLOT_KEY, source.key())?;
+    let (id, kind) = (source.id(), source.kind());
+    let root = aead::wrap(&slot_key, &slot_data(store_id, id, kind), root);
+    Ok(KeySlot { id, kind, created_at: now, root })
 }
 
 /// The root key, from a slot for `source`. A slot's id is derived from the key that opens it, so that no other needs a

@@ -10,11 +10,15 @@
 //! Lower case, one space between, the line feed may be missing, nothing may follow. `id` is the first 8 bytes of BLAKE3
 //! `derive_key("bearerd 2026-11-23 id of a source key", key)`.
 //!
-//! Invariant: the key is only ever in locked memory, and a key file is never overwritten.
+//! Invariant: the key is only ever in locked memory, and a key file is never overwritten: a new key takes its name, and
+//! only when the store has a slot for it (`slots`). Until then it lies beside it, as `<name>.new`.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use super::VaultError;
 use super::derive::{KEY_ID, derive_onto};
@@ -100,10 +104,96 @@ impl KeySource {
     pub fn create_file(path: &Path) -> Result<Self, VaultError> {
         check_directory(path, Owner::Only(nix::unistd::geteuid().as_raw()))?;
         let key = LockedKey::new(|key| random(key))?;
-        let source = Self { kind: SlotKind::File, id: id_of(&key), origin: path.display().to_string(), key };
+        let source = Self::of_key(SlotKind::File, path.display().to_string(), key);
         let line = Locked::<FILE_BYTES>::new(|line| source.write_line(line))?;
         files::write_new_private(path, files::PRIVATE_FILE, line.expose())?;
         Ok(source)
+    }
+
+    /// A new random key, kept nowhere yet.
+    ///
+    /// # Errors
+    /// [`VaultError::Memory`].
+    pub fn random(kind: SlotKind, origin: impl Into<String>) -> Result<Self, VaultError> {
+        Ok(Self::of_key(kind, origin.into(), LockedKey::new(|key| random(key))?))
+    }
+
+    pub(super) fn of_key(kind: SlotKind, origin: String, key: LockedKey) -> Self {
+        Self { kind, id: id_of(&key), origin, key }
+    }
+
+    /// The one line that it is as a file or credential, for who is to install it. Wiped when dropped.
+    pub fn line(&self) -> Zeroizing<String> {
+        let mut line = Zeroizing::new([0; FILE_BYTES]);
+        self.write_line(&mut line);
+        let text = std::str::from_utf8(&line[..LINE_BYTES]).expect("it is hex digits and ASCII");
+        Zeroizing::new(text.to_owned())
+    }
+
+    /// Writes this key beside the key file that it is to replace, mode 0600, durable. One that was left there goes.
+    ///
+    /// A crash may leave a part of it: what lies there counts only once the store has a slot for it.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn write_successor(&self, path: &Path) -> Result<(), FileError> {
+        let owner = nix::unistd::geteuid().as_raw();
+        check_directory(path, Owner::Only(owner))?;
+        Self::remove_successor(path)?;
+        let path = successor(path);
+        let failed = |source| FileError::Io { doing: "write", path: path.clone(), source };
+        let line = Locked::<FILE_BYTES>::new(|line| self.write_line(line)).map_err(failed)?;
+        let mut file = files::open_private(&path, Access::CreateNew, owner)?;
+        file.write_all(line.expose()).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
+    /// The key that lies beside the key file; `None` when there is none. Its origin is the file's, whose name it will have.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn successor(path: &Path, owner_uid: u32) -> Result<Option<Self>, VaultError> {
+        let found = Self::from_file(&successor(path), owner_uid)?;
+        Ok(found.map(|source| Self { origin: path.display().to_string(), ..source }))
+    }
+
+    /// Gives the key beside it the key file's name, durably. The old file's bytes are overwritten then, as far as the file
+    /// system writes in place.
+    ///
+    /// # Errors
+    /// [`FileError::Io`]: whether it has the name is not known; either is good while the store has a slot for both.
+    pub fn install_successor(path: &Path) -> Result<(), FileError> {
+        let old = files::open_private(path, Access::ReadWrite, nix::unistd::geteuid().as_raw());
+        let failed = |source| FileError::Io { doing: "put a new key in the place of", path: path.to_owned(), source };
+        fs::rename(successor(path), path).map_err(failed)?;
+        files::sync_parent(path)?;
+        if let Ok(old) = old {
+            // It has no name any more; that it is gone is what matters, and can't be made sure of.
+            let _ = old.write_all_at(&[0; FILE_BYTES], 0).and_then(|()| old.sync_data());
+        }
+        Ok(())
+    }
+
+    /// Removes a key that lies beside the key file and was not installed.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn remove_successor(path: &Path) -> Result<(), FileError> {
+        let path = successor(path);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::Io { doing: "remove", path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same key in memory of its own, for who needs it twice.
+    ///
+    /// # Errors
+    /// [`VaultError::Memory`].
+    pub fn again(&self) -> Result<Self, VaultError> {
+        let key = LockedKey::new(|key| key.copy_from_slice(self.key.expose()))?;
+        Ok(Self { kind: self.kind, id: self.id, origin: self.origin.clone(), key })
     }
 
     /// What kind of source it is.
@@ -177,6 +267,13 @@ impl KeySource {
     }
 }
 
+/// Where a new key lies until it gets the key file's name.
+fn successor(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
 fn check_directory(path: &Path, owner: Owner) -> Result<(), FileError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     files::check_private_dir(dir, owner, files::PRIVATE_DIR)
@@ -219,6 +316,11 @@ impl KeySource {
     /// A source in memory, for the tests of this room.
     pub(super) fn of_bytes(bytes: [u8; 32]) -> Self {
         let key = LockedKey::new(|key| *key = bytes).unwrap();
-        Self { kind: SlotKind::File, id: id_of(&key), origin: "a test".to_owned(), key }
+        Self::of_key(SlotKind::File, "a test".to_owned(), key)
+    }
+
+    /// Its key.
+    pub(super) fn into_key(self) -> LockedKey {
+        self.key
     }
 }

@@ -24,6 +24,8 @@ mod derive;
 mod header;
 mod keyring;
 mod master;
+pub mod recovery;
+mod slots;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ pub use backup::BackupMac;
 pub use header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedKey, WrappedRecordKey};
 pub use keyring::{Keyring, SlotInfo};
 pub use master::{CREDENTIAL, KeySource};
+pub use slots::NewRecordKey;
 
 /// Why keys or sealed values can't be used. None of these is repaired: the daemon refuses to start (exit 78), or the
 /// value counts as damaged.
@@ -42,7 +45,7 @@ pub use master::{CREDENTIAL, KeySource};
 pub enum VaultError {
     /// There is neither a credential nor a key file, but a store that needs one. Put the key back.
     #[error(
-        "there is no key: neither the systemd credential {CREDENTIAL} nor {}; the store opens only with its own key, so put that back from where you keep a copy",
+        "there is no key: neither the systemd credential {CREDENTIAL} nor {}; the store opens only with its own key, so put that back from where you keep a copy, or make a new one from the recovery key: bearerd recover",
         .file.display()
     )]
     NoSource {
@@ -118,12 +121,32 @@ pub enum VaultError {
     },
     /// The key header was written by a newer version.
     #[error(
-        "the store's key header has format {format}, this bearerd knows format 1: install the version that wrote it, or a newer one"
+        "the store's key header has format {format}, this bearerd knows formats 1 and 2: install the version that wrote it, or a newer one"
     )]
     UnknownHeaderVersion {
         /// Its format.
         format: u32,
     },
+    /// What was typed has not as many groups as a recovery key.
+    #[error(
+        "that is no recovery key: it has {found} groups, and a recovery key has {}, each of 6 characters: type all of it",
+        recovery::GROUPS
+    )]
+    RecoveryGroups {
+        /// How many there are.
+        found: usize,
+    },
+    /// A group of a recovery key is mistyped.
+    #[error("group {group} of the recovery key is mistyped (counted from 1): compare it with what you wrote down")]
+    RecoveryGroup {
+        /// Which, from 1.
+        group: usize,
+    },
+    /// Each group could be right, all together are not.
+    #[error(
+        "the recovery key is mistyped, or put together from two: compare each group with what you wrote down; if all are right, a newer version of bearerd printed it"
+    )]
+    RecoveryCheck,
     /// A sealed value does not open: changed, moved from another place or store, or sealed with another key.
     #[error(
         "the value at {key} in table {table} does not open: it was changed, or moved from another place or store; restore the store from a backup"

@@ -176,7 +176,7 @@ fn the_source_opens_the_store_again() {
     assert_eq!(again.audit_key().expose(), keyring.audit_key().expose());
     assert_eq!(again.index("t", b"v"), keyring.index("t", b"v"));
     assert_eq!(*again.open("t", b"k", &keyring.seal("t", b"k", b"v")).unwrap(), b"v");
-    assert_eq!(again.slot(), &SlotInfo { id: source.id(), kind: SlotKind::File, origin: "a test".to_owned() });
+    assert_eq!(again.slot(), SlotInfo { id: source.id(), kind: SlotKind::File, origin: "a test".to_owned() });
     assert_eq!(header.slots[0].created_at, NOW);
 }
 
@@ -223,7 +223,7 @@ fn every_changed_byte_of_a_header_is_found_or_harmless() {
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
-        // Only the slot's date is not authenticated.
+        // Only the slot's date is not bound to what the slot holds; the store seals the digest of all of it.
         if let Ok(changed) = KeyHeader::decode(&changed).and_then(|header| {
             Keyring::unlock(&header, &source)?;
             Ok(header)
@@ -246,9 +246,9 @@ fn every_changed_byte_of_a_header_is_found_or_harmless() {
 fn a_header_of_an_unknown_version_or_against_itself_is_refused() {
     let (source, _, header) = created();
     let mut newer = header.encode();
-    newer[0] = 1;
-    let error = KeyHeader::decode(&newer).expect_err("it is of format 2").to_string();
-    assert!(error.contains("has format 2, this bearerd knows format 1"), "{error}");
+    newer[0] = 2;
+    let error = KeyHeader::decode(&newer).expect_err("it is of format 3").to_string();
+    assert!(error.contains("has format 3, this bearerd knows formats 1 and 2"), "{error}");
     assert!(matches!(KeyHeader::decode(&[]), Err(VaultError::HeaderMalformed { .. })));
 
     let key = header.record_keys[0].clone();
@@ -263,6 +263,113 @@ fn a_header_of_an_unknown_version_or_against_itself_is_refused() {
         assert!(matches!(KeyHeader::decode(&wrong.encode()), Err(VaultError::HeaderMalformed { .. })));
         assert!(matches!(Keyring::unlock(&wrong, &source), Err(VaultError::HeaderMalformed { .. })));
     }
+}
+
+// Changes of the header.
+
+#[test]
+fn a_new_key_is_added_before_the_old_one_goes() {
+    let (source, keyring, header) = created();
+    let [new, third, recovery] = [0x43, 0x44, 0x45].map(|byte| KeySource::of_bytes([byte; 32]));
+    let recovery = KeySource::of_key(SlotKind::Recovery, "paper".into(), recovery.again().unwrap().into_key());
+    let opens = |header: &KeyHeader, source: &KeySource| {
+        let header = KeyHeader::decode(&header.encode()).unwrap();
+        Keyring::unlock(&header, source).is_ok_and(|again| again.digest_key() == keyring.digest_key())
+    };
+    let header = header.with_recovery(&source, &recovery, NOW).unwrap();
+    assert!(opens(&header, &source) && opens(&header, &recovery) && header.installing.is_none());
+    let both = header.install(&source, &new, NOW).unwrap();
+    assert_eq!(both.installing, Some(new.id()));
+    assert!([&source, &new, &recovery].iter().all(|key| opens(&both, key)));
+    // Another takes its place; taking back and settling leave the recovery key alone.
+    let another = both.install(&source, &third, NOW).unwrap();
+    assert_eq!(both.dropped_in(&another), [new.id()]);
+    assert!(!opens(&another, &new) && opens(&another, &third));
+    assert_eq!(both.take_back(), header);
+    let settled = both.settle();
+    assert_eq!(both.dropped_in(&settled), [source.id()]);
+    assert!(!opens(&settled, &source) && opens(&settled, &new) && opens(&settled, &recovery));
+    // By a key that opens nothing, nothing is added.
+    assert!(matches!(settled.install(&source, &third, NOW), Err(VaultError::NoSlotOpens { .. })));
+    // A recovery key takes the place of the one before, and opens the way for a new file.
+    let other = KeySource::of_key(SlotKind::Recovery, "paper".into(), third.into_key());
+    let replaced = settled.with_recovery(&new, &other, NOW).unwrap();
+    assert_eq!(settled.dropped_in(&replaced), [recovery.id()]);
+    assert!(!opens(&replaced, &recovery) && opens(&replaced, &other));
+    let recovered = replaced.install(&other, &source, NOW).unwrap().settle();
+    assert!(opens(&recovered, &source) && opens(&recovered, &other) && !opens(&recovered, &new));
+}
+
+#[test]
+fn a_header_with_a_key_being_installed_is_strict() {
+    let (source, _, header) = created();
+    let new = KeySource::of_bytes([0x43; 32]);
+    let both = header.install(&source, &new, NOW).unwrap();
+    assert_eq!(both.encode()[0], 1, "an older version refuses what it would not finish");
+    assert_eq!(both.settle().encode()[0], 0);
+    for wrong in [
+        KeyHeader { installing: Some(KeyId([9; 8])), ..both.clone() },
+        KeyHeader { slots: vec![both.slots[1].clone()], ..both.clone() },
+        KeyHeader { slots: vec![both.slots[1].clone(), both.slots[1].clone()], ..both.clone() },
+        KeyHeader { slots: vec![both.slots[0].clone(), both.slots[0].clone()], installing: None, ..both.clone() },
+    ] {
+        assert!(matches!(KeyHeader::decode(&wrong.encode()), Err(VaultError::HeaderMalformed { .. })));
+    }
+}
+
+#[test]
+fn a_record_key_is_added_put_in_force_and_left_alone() {
+    let (source, keyring, header) = created();
+    let old = keyring.seal("tokens", b"id", b"v");
+    let (both, new) = header.with_new_record_key(&source).unwrap();
+    assert_eq!((new.epoch(), both.record_epoch, keyring.epoch()), (2, 2, 1));
+    // Not before it is said to be durable.
+    assert!(keyring.is_current(&keyring.seal("tokens", b"id", b"v")));
+    assert_eq!(keyring.seal("tokens", b"id", b"v")[1], 1);
+    keyring.put_in_force(new);
+    let anew = keyring.seal("tokens", b"id", b"v");
+    assert!(anew[1] == 2 && keyring.is_current(&anew) && !keyring.is_current(&old) && !keyring.is_current(b"x"));
+    for sealed in [&old, &anew] {
+        assert_eq!(*keyring.open("tokens", b"id", sealed).unwrap(), b"v");
+    }
+    // As a start finds it, half way and at the end.
+    let half = Keyring::unlock(&both, &source).unwrap();
+    assert!(half.epoch() == 2 && half.open("tokens", b"id", &old).is_ok() && half.open("tokens", b"id", &anew).is_ok());
+    let done = Keyring::unlock(&both.with_last_record_key(), &source).unwrap();
+    assert!(done.open("tokens", b"id", &anew).is_ok());
+    assert!(matches!(done.open("tokens", b"id", &old), Err(VaultError::UnknownEpoch { epoch: 1, .. })));
+    // Sealing anew twice in one run: what was two keys ago is in memory no more.
+    let (_, third) = both.with_last_record_key().with_new_record_key(&source).unwrap();
+    keyring.put_in_force(third);
+    assert!(keyring.open("tokens", b"id", &anew).is_ok() && keyring.open("tokens", b"id", &old).is_err());
+}
+
+#[test]
+fn a_successor_takes_the_key_files_name() {
+    let (dir, path) = key_dir();
+    let old = KeySource::create_file(&path).unwrap();
+    let read = || KeySource::from_file(&path, me()).unwrap().unwrap();
+    let new = KeySource::random(SlotKind::File, old.origin()).unwrap();
+    assert!(KeySource::successor(&path, me()).unwrap().is_none());
+    KeySource::remove_successor(&path).unwrap();
+    // One that was left there goes.
+    old.write_successor(&path).unwrap();
+    new.write_successor(&path).unwrap();
+    let beside = KeySource::successor(&path, me()).unwrap().unwrap();
+    assert_eq!((beside.id(), beside.origin()), (new.id(), old.origin()));
+    assert_eq!(read().id(), old.id());
+    assert_eq!(fs::metadata(dir.path().join("master.key.new")).unwrap().mode() & 0o7777, 0o600);
+    // The old file's own bytes are overwritten: whoever still has it open reads no key.
+    let mut still_open = fs::File::open(&path).unwrap();
+    KeySource::install_successor(&path).unwrap();
+    assert_eq!(read().id(), new.id());
+    let mut left = Vec::new();
+    std::io::Read::read_to_end(&mut still_open, &mut left).unwrap();
+    assert_eq!(left, [0; 96]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(KeySource::install_successor(&path).is_err() && read().id() == new.id());
+    // The line that is handed out is the file's.
+    assert_eq!(*new.line(), fs::read_to_string(&path).unwrap().trim_end());
 }
 
 proptest! {
@@ -282,7 +389,12 @@ proptest! {
             }).collect(),
             record_epoch: *if last { epochs.last() } else { epochs.first() }.unwrap(),
             record_keys: epochs.iter().map(|&epoch| WrappedRecordKey { epoch, key: wrapped([5; 32]) }).collect(),
+            installing: None,
         };
+        let ids: std::collections::BTreeSet<_> = header.slots.iter().map(|slot| slot.id).collect();
+        prop_assume!(ids.len() == header.slots.len());
+        let being_installed = header.slots.iter().find(|slot| slot.kind != SlotKind::Recovery && ids.len() > 1);
+        let header = KeyHeader { installing: being_installed.filter(|_| last).map(|slot| slot.id), ..header };
         let bytes = header.encode();
         prop_assert_eq!(KeyHeader::decode(&bytes).unwrap(), header);
     }
@@ -469,6 +581,10 @@ fn the_stored_forms_are_pinned() {
     assert_eq!(keyring.digest_key()[..], hex(vector("digest key")));
     assert_eq!(keyring.audit_key().expose()[..], hex(vector("audit key")));
     assert_eq!(keyring.index("subject", b"alice")[..], hex(vector("index subject alice")));
+    let both = KeyHeader::decode(&hex(vector("header, a key being installed"))).unwrap();
+    assert_eq!(both.installing.unwrap().to_string(), OTHER_ID);
+    assert_eq!(both.take_back(), header);
+    assert_eq!(Keyring::unlock(&both, &KeySource::of_bytes([0x43; 32])).unwrap().digest_key(), keyring.digest_key());
     for (name, plain) in [("sealed epoch 1", "the first"), ("sealed epoch 2", "the second")] {
         assert_eq!(*keyring.open("tokens", &[0x11; 16], &hex(vector(name))).unwrap(), plain.as_bytes());
     }

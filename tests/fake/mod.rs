@@ -16,8 +16,8 @@ use bearerd::peer::Peer;
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, LENGTH_BYTES};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, Changed, ClientHello, Failure, Issued, Reply, Request, SecretText, ServerHello, State,
-    TokenFacts, TokenInfo, Tokens, Validate, Verdict,
+    Answer, Ask, AuditLines, Changed, ClientHello, Event, Events, Failure, Issued, Rekey, RekeyProgress, Rekeyed,
+    Reply, Request, SecretText, ServerHello, Shown, State, TokenFacts, TokenInfo, Tokens, Validate, Verdict, Watch,
 };
 use bearerd::protocol::{MAGIC, VERSION};
 use bearerd::server::{Class, Counters, Handler, ServerLimits, run};
@@ -54,6 +54,21 @@ pub struct Fake {
     pub refused: Mutex<Vec<(u32, ErrorCode)>>,
     /// uids from here on have no rule.
     pub ruleless_from: AtomicUsize,
+    /// A permit lets one answer of a gated stream through.
+    pub feed: Semaphore,
+    /// Answers that streams have given.
+    pub fed: AtomicUsize,
+    /// Streams that live.
+    pub following: AtomicUsize,
+}
+
+/// Counts a stream for as long as it lives.
+struct Following(Arc<Fake>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.following.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Fake {
@@ -65,7 +80,38 @@ impl Fake {
             answered_now: AtomicUsize::new(0),
             refused: Mutex::default(),
             ruleless_from: AtomicUsize::new(RULELESS as usize),
+            feed: Semaphore::new(0),
+            fed: AtomicUsize::new(0),
+            following: AtomicUsize::new(0),
         }
+    }
+
+    pub fn fed(&self) -> usize {
+        self.fed.load(Ordering::SeqCst)
+    }
+
+    pub fn following(&self) -> usize {
+        self.following.load(Ordering::SeqCst)
+    }
+
+    /// From now on: an answer for each permit of [`Self::feed`]. Since N: answers of N bytes without end; 0 ends at once.
+    fn watch(self: &Arc<Self>, since: Option<u64>) -> Now {
+        self.following.fetch_add(1, Ordering::SeqCst);
+        let following = Following(Arc::clone(self));
+        Now::Stream(Box::pin(futures_util::stream::unfold((0, following), move |(seq, following)| async move {
+            let bytes = match since {
+                Some(0) => return None,
+                Some(bytes) => bytes as usize,
+                None => {
+                    following.0.feed.acquire().await.unwrap().forget();
+                    1
+                }
+            };
+            following.0.fed.fetch_add(1, Ordering::SeqCst);
+            let event = Event { seq: seq + 1, gap: false, json: "x".repeat(bytes) };
+            let events = Events { events: vec![event], through: seq + 1, last: false };
+            Some((Answer::Events(events), (seq + 1, following)))
+        })))
     }
 
     pub fn begun(&self) -> usize {
@@ -97,6 +143,14 @@ impl Fake {
             Ask::AuditSummary(handle) => Answer::Json(format!("{{\"of\":\"{}\"}}", handle.0)),
             Ask::AuditVerify => Answer::Json(r#"{"verified":true}"#.to_owned()),
             Ask::ClockReset => Answer::Time(UnixTime::from_secs(1_800_000_000)),
+            Ask::Rekey(Rekey { data: true }) | Ask::RekeyProgress => Answer::RekeyProgress(RekeyProgress::default()),
+            Ask::Rekey(_) | Ask::RecoveryKey => Answer::Rekeyed(Box::new(Rekeyed {
+                slot: "4db3cfbc236ada05".into(),
+                installed: false,
+                origin: "a test".into(),
+                dropped: Vec::new(),
+                key: Some(SecretText::new(SECRET.to_owned())),
+            })),
             _ => Answer::Error(Failure::new(ErrorCode::Internal, "not in this play")),
         };
         self.finished.fetch_add(1, Ordering::SeqCst);
@@ -112,7 +166,7 @@ impl Fake {
             "panic" => panic!("as asked (this panic is part of a test)"),
             _ => {}
         }
-        Answer::Token(Box::new(info()))
+        Answer::Shown(Box::new(shown()))
     }
 }
 
@@ -137,6 +191,9 @@ impl Handler for Fake {
             self.answered_now.fetch_add(1, Ordering::SeqCst);
             return Now::Ready(Answer::Verdict(Box::new(verdict(validate))));
         }
+        if let Ask::Watch(watch) = ask {
+            return self.watch(watch.since);
+        }
         let (fake, ask) = (Arc::clone(self), Zeroizing::new(codec::encode(ask)));
         Now::Later(Box::pin(async move { fake.later(codec::decode(&ask).expect("just encoded")).await }))
     }
@@ -155,6 +212,10 @@ pub const SECRET: &str = "brdm_01M844DZG0FAY828T5CY4TQKFF_003aUlTJC7tjlCTQj2uNU3
 
 pub fn id() -> TokenId {
     "01M844DZG0FAY828T5CY4TQKFF".parse().unwrap()
+}
+
+pub fn shown() -> Shown {
+    Shown { info: info(), uses_by: Vec::new(), safe_to_cut: None, relatives: Vec::new() }
 }
 
 pub fn info() -> TokenInfo {
@@ -304,6 +365,10 @@ pub fn show(id: u32, handle: &str) -> Vec<u8> {
     framed(&Request { id, body: Ask::Show(bearerd::protocol::message::Handle(handle.to_owned())) })
 }
 
+pub fn watch(id: u32, since: Option<u64>) -> Vec<u8> {
+    framed(&Request { id, body: Ask::Watch(Watch { since }) })
+}
+
 pub fn ask_validate(id: u32, token: &str) -> Vec<u8> {
     framed(&Request { id, body: Ask::Validate(validate(token)) })
 }
@@ -373,6 +438,14 @@ impl Raw {
     pub async fn expect_refusal(&mut self, code: ErrorCode) -> Failure {
         assert_eq!(self.hello().await.version, 0);
         self.expect_end(code).await
+    }
+
+    /// The next reply, which must be an answer of a stream: its request's number and how far it goes.
+    pub async fn events(&mut self) -> (u32, u64) {
+        match self.reply().await {
+            Reply { id, body: Answer::Events(events) } => (id, events.through),
+            Reply { id, .. } => panic!("{id} is answered by something else"),
+        }
     }
 
     pub async fn expect_verdict(&mut self, id: u32, active: bool) {

@@ -5,10 +5,17 @@
 
 mod audit;
 mod backup;
+mod edit;
+mod facts;
 mod filter;
+mod hold;
+mod import;
 mod issue;
 mod list;
-mod values;
+mod rotate;
+mod scan;
+pub(super) mod values;
+mod watch;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,10 +24,17 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
 pub use backup::BackupArgs;
+pub use edit::EditArgs;
+pub use facts::FactsArgs;
 pub use filter::FilterArgs;
+pub use hold::HoldArgs;
+pub use import::ImportArgs;
 pub use issue::IssueArgs;
-pub use list::ListArgs;
+pub use list::{ListArgs, Sort};
+pub use rotate::{RenewArgs, RotateArgs};
+pub use scan::ScanArgs;
 use values::{change_handle, handle, required_scope};
+pub use watch::WatchArgs;
 
 use crate::protocol::message::Handle;
 
@@ -29,10 +43,10 @@ const GLOBAL: &str = "Options of every command";
 const EXIT_STATUS: &str = "\
 Exit status:
    0  done; the token is active; the list is complete, be it empty
-   1  the token is not active; nothing matched
+   1  the token is not active; nothing matched; scan found tokens
   64  wrong usage             69  the daemon can't be reached
   65  bad data, broken chain  70  a fault inside the daemon
-  74  can't write the output  75  not now: try again
+  74  can't write or scan     75  not now: try again
   77  not permitted, or a limit is reached";
 
 const EXAMPLES: &str = "\
@@ -41,9 +55,10 @@ Examples:
   bearerctl validate --scope repo:read < backup.token
   bearerctl list --expiring-within 14d
   bearerctl revoke 01M844DZG0FAY828 --reason 'laptop lost'
-  bearerctl audit --token 01M844DZG0FAY828 --summary";
+  bearerctl audit --token 01M844DZG0FAY828 --summary
+  bearerctl scan /srv/app";
 
-/// Makes, checks, lists and revokes the API tokens of this host, and shows who used them.
+/// Makes, checks, lists, rotates and revokes the API tokens of this host, and shows who used them.
 ///
 /// bearerctl talks to bearerd over its Unix socket; the kernel tells the daemon who asks, and the daemon's policy says
 /// what they may do. Tokens are read from standard input or a file, never from an argument: arguments stand in the
@@ -70,7 +85,7 @@ pub struct Globals {
     /// Print JSON for programs; its keys are stable (docs/json.md)
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
-    /// Print only what was asked for; validate and revoke then answer by exit status alone
+    /// Print only what was asked for; validate, revoke, suspend and resume then answer by exit status alone
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
@@ -93,19 +108,52 @@ pub enum Command {
     Show(ShowArgs),
     /// List tokens
     ///
-    /// Oldest first. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
+    /// Oldest first, unless --sort is given. All filters that are given must hold. A narrow table shortens ids: as they are shown they are enough
     /// for other commands. Pages stay stable while tokens come and go.
     List(Box<ListArgs>),
+    /// Change what a token is called and where it is good; take scopes or time away
+    ///
+    /// Name, labels, networks, units and uids change freely; a token that stands for you and that another issued you may
+    /// narrow, and not widen. Scopes and expiry only become less. What is taken away is in force when the command returns.
+    Edit(Box<EditArgs>),
+    /// Give a token its life again
+    ///
+    /// It then expires its own ttl from now, and no later than the end of its lifetime, which was fixed when it was issued:
+    /// at that end it must be rotated or issued anew.
+    Renew(RenewArgs),
+    /// Make a token's successor and print it, this once
+    ///
+    /// The successor is the same but for its secret and its life. The old token stays good until the new one's first use and a
+    /// grace after it ([rotation] in the daemon's configuration), so that there is time to put the new one in its place. While
+    /// the new one was never used, to rotate again by either id replaces it: a lost answer locks nobody out.
+    Rotate(RotateArgs),
     /// End tokens; in force when the command returns
     ///
     /// When the command returns with status 0, the tokens are refused by everything on this host, caches included, and that
     /// survives a power cut. What was revoked before stays so and is counted 0. Of tokens that were rotated, only the
     /// member named is revoked; if another of its family is still good, that is said.
     Revoke(RevokeArgs),
+    /// Hold tokens until they are resumed; in force when the command returns
+    ///
+    /// They are refused as with revoke, and it can be taken back. Their time goes on. What was held or has ended before is
+    /// counted 0.
+    #[command(after_help = hold::SUSPEND_EXAMPLES)]
+    Suspend(HoldArgs),
+    /// Let tokens that are held be good again
+    #[command(after_help = hold::RESUME_EXAMPLES)]
+    Resume(HoldArgs),
     /// Show who used which token, when, from where and through what
     ///
     /// All filters that are given must hold. With --json each line is printed as it stands in the log.
     Audit(Box<AuditArgs>),
+    /// Print changes as they are made, one JSON object a line
+    ///
+    /// What is printed is durable: issues, revocations, and whatever else changes a token or the daemon's keys; uses are in
+    /// the audit log only. Each object has a number, `seq`, that grows: --since takes it up again after it, with nothing lost
+    /// and nothing twice. The daemon keeps the newest 65,536 changes. When it can't go on where it should, it prints an
+    /// object with the event `gap`, and goes on after it. A daemon that is restarted is waited for. Ends with Ctrl-C, or
+    /// when nobody reads what it prints.
+    Watch(WatchArgs),
     /// Write a copy of the store to a file, while the daemon goes on
     ///
     /// All of one moment, still encrypted: to restore it (bearerd restore) its key is needed as well, so keep a copy of that
@@ -121,6 +169,34 @@ pub enum Command {
         #[command(subcommand)]
         command: ClockCommand,
     },
+    /// Find tokens in files, standard input and the journal, and end them
+    ///
+    /// Tokens are known by their form and check digits; no daemon is needed for that. If one answers, it is said which of
+    /// them are live and whose. Whoever holds a token may end it, and so may whoever finds it. No token is printed, only its
+    /// head. Links met on the way are not followed; what is compressed or encoded is not looked into.
+    Scan(ScanArgs),
+    /// Change the key that opens the store, or the one that its values are sealed under
+    ///
+    /// A key file is changed at once: the old key opens nothing any more when this returns. A credential is the service
+    /// manager's: the new key is printed, once and alone, to be installed, and the start that opens the store with it ends
+    /// the old one. With --data every value is sealed anew, while everything goes on. It needs the right `admin`, and is audited.
+    Rekey(RekeyArgs),
+    /// Make a recovery key and print it, this once
+    ///
+    /// For the day when the daemon's key is lost: `bearerd recover` asks for it and makes a new one. It is made to be written
+    /// down and typed: a mistyped group is named. An earlier recovery key opens nothing any more. It needs the right `admin`,
+    /// and is audited.
+    #[command(after_help = "Examples:\n  bearerctl recovery-key\n  bearerctl --quiet recovery-key | lp")]
+    RecoveryKey,
+    /// Take in tokens that another system made
+    ///
+    /// From then on they are good here as they are: nobody has to be given a new one. Of each only a keyed digest is kept.
+    /// A line that begins with '{' is a JSON object with the keys token or sha256 (hexadecimal), and any of name, kind,
+    /// subject, scopes, audiences, ttl or expires_at, not_before, max_uses, rate, allow_from, allow_units, allow_uids,
+    /// labels, profile; every other line is a token alone. The options below are for all lines that do not say otherwise.
+    /// A text is 16 to 1,024 printable bytes, and refused if it could be guessed. To run an import again is safe: what was
+    /// taken is there already. Status 65 says that lines were refused; they are named by number.
+    Import(Box<ImportArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bearerctl completions bash > /etc/bash_completion.d/bearerctl")]
     Completions {
@@ -193,6 +269,19 @@ pub struct RevokeArgs {
     /// Do not ask; tokens that are named are revoked without a question anyway
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// `bearerctl rekey`.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bearerctl rekey                # a key file: done when it returns
+  bearerctl rekey | systemd-creds encrypt --name=bearerd.master-key - /etc/credstore.encrypted/bearerd.master-key
+  bearerctl rekey --data")]
+pub struct RekeyArgs {
+    /// Seal every value under a new record key; shows how far it is. It goes on by itself when this ends, and after a restart
+    #[arg(long)]
+    pub data: bool,
 }
 
 /// `bearerctl clock …`.

@@ -31,7 +31,7 @@ pub(super) fn required_scope(text: &str) -> Result<String, ScopeError> {
 }
 
 /// `100/1m`: at most 100 in each minute.
-pub(super) fn rate(text: &str) -> Result<Rate, ArgumentError> {
+pub(in crate::ctl) fn rate(text: &str) -> Result<Rate, ArgumentError> {
     let (count, per) = text.split_once('/').ok_or(ArgumentError::Rate)?;
     let count: u32 = count.parse().map_err(|_| ArgumentError::Rate)?;
     let per = parse_duration(per).map_err(|_| ArgumentError::Rate)?;

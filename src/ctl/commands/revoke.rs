@@ -4,33 +4,26 @@ use crate::ctl::args::RevokeArgs;
 use crate::ctl::console::Console;
 use crate::ctl::daemon::Patience;
 use crate::ctl::error::{self, CtlError};
-use crate::ctl::{Connect, input, render};
-use crate::protocol::IDS_MAX;
+use crate::ctl::{Connect, commands, input, render};
 use crate::protocol::message::{Revoke, Which};
 
 pub(in crate::ctl) fn run(args: RevokeArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
-    let RevokeArgs { mut ids, token_file, reason, dry_run, yes: _ } = args;
+    let RevokeArgs { ids, token_file, reason, dry_run, yes: _ } = args;
     let (changed, named) = match token_file {
         Some(file) => {
             let token = input::token(Some(&file), console)?;
             (connect(Patience::Usual)?.revoke(&Revoke { which: Which::Token(&token), reason, dry_run })?, 1)
         }
         None => {
-            ids.sort_by(|a, b| a.0.cmp(&b.0));
-            ids.dedup();
+            let ids = commands::each_once(ids)?;
             let named = ids.len();
-            if named > IDS_MAX {
-                return Err(CtlError::Usage(format!(
-                    "{named} ids are too many for one command: give at most {IDS_MAX}"
-                )));
-            }
             (connect(Patience::Usual)?.revoke(&Revoke { which: Which::Handles(ids), reason, dry_run })?, named)
         }
     };
     if console.json {
         console.plain(&format!("{}\n", render::json::changed(&changed)))?;
     } else if !console.quiet {
-        console.print(&render::token::revoked(&changed, named))?;
+        console.print(&render::token::changed(&changed, named, &render::token::REVOKED))?;
     }
     Ok(error::OK)
 }

@@ -7,11 +7,11 @@ use crate::ctl::error::{self, CtlError};
 use crate::ctl::{Connect, render};
 
 pub(in crate::ctl) fn run(args: ShowArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
-    let info = connect(Patience::Usual)?.show(&args.id)?;
+    let shown = connect(Patience::Usual)?.show(&args.id)?;
     if console.json {
-        console.plain(&format!("{}\n", render::json::token(&info)))?;
+        console.plain(&format!("{}\n", render::shown::json(&shown)))?;
     } else {
-        console.print(&render::token::show(&info, console.now, console.width))?;
+        console.print(&render::shown::show(&shown, console.now, console.width))?;
     }
     Ok(error::OK)
 }

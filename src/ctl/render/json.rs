@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::protocol::message::{Changed, Issued, Rate, TokenInfo, Verdict};
+use crate::protocol::message::{Changed, Issued, Rate, Rotated, TokenInfo, Verdict};
 use crate::time::{UnixTime, format_duration};
 use crate::token::TokenId;
 
@@ -17,7 +17,7 @@ const ISSUED_BYTES: usize = 256 * 1024;
 
 /// A token.
 #[derive(Serialize)]
-struct Token<'a> {
+pub(super) struct Token<'a> {
     id: String,
     head: Option<&'a str>,
     kind: &'static str,
@@ -59,7 +59,7 @@ struct LastUsed<'a> {
 }
 
 impl<'a> Token<'a> {
-    fn of(info: &'a TokenInfo) -> Self {
+    pub(super) fn of(info: &'a TokenInfo) -> Self {
         let facts = &info.facts;
         let time = |at: Option<UnixTime>| at.map(|at| at.to_string());
         let id = |id: Option<TokenId>| id.map(|id| id.to_string());
@@ -108,7 +108,7 @@ pub fn rate(rate: &Rate) -> String {
     format!("{}/{}", rate.count, format_duration(rate.per))
 }
 
-fn to_text(value: &impl Serialize) -> String {
+pub(super) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("own types with text keys serialise")
 }
 
@@ -117,17 +117,44 @@ pub fn token(info: &TokenInfo) -> String {
     to_text(&Token::of(info))
 }
 
+/// A token with its text as the key `token`, and what else is to be said of it.
+#[derive(Serialize)]
+struct WithText<'a, T> {
+    #[serde(flatten)]
+    info: Token<'a>,
+    token: &'a str,
+    #[serde(flatten)]
+    more: T,
+}
+
 /// A token that was issued, with its text as the key `token`. Ends with a line feed; wiped when dropped.
 pub fn issued(issued: &Issued) -> Zeroizing<Vec<u8>> {
     #[derive(Serialize)]
-    struct WithText<'a> {
-        #[serde(flatten)]
-        info: Token<'a>,
-        token: &'a str,
+    struct NoMore {}
+    secret(&WithText { info: Token::of(&issued.info), token: issued.token.expose(), more: NoMore {} })
+}
+
+/// A successor, as [`issued`], and what became of the token that it takes over from.
+pub fn rotated(rotated: &Rotated) -> Zeroizing<Vec<u8>> {
+    #[derive(Serialize)]
+    struct More {
+        predecessor_ends_at: Option<String>,
+        grace: String,
+        replaced: Option<String>,
+        ended: Option<String>,
     }
+    let more = More {
+        predecessor_ends_at: rotated.predecessor_ends_at.map(|at| at.to_string()),
+        grace: format_duration(rotated.grace),
+        replaced: rotated.replaced.map(|id| id.to_string()),
+        ended: rotated.ended.map(|id| id.to_string()),
+    };
+    secret(&WithText { info: Token::of(&rotated.info), token: rotated.token.expose(), more })
+}
+
+fn secret(object: &impl Serialize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(ISSUED_BYTES));
-    let object = WithText { info: Token::of(&issued.info), token: issued.token.expose() };
-    serde_json::to_writer(&mut *bytes, &object).expect("own types with text keys serialise into memory");
+    serde_json::to_writer(&mut *bytes, object).expect("own types with text keys serialise into memory");
     bytes.push(b'\n');
     bytes
 }

@@ -5,8 +5,11 @@
 
 pub mod audit;
 pub mod grid;
+pub mod import;
 pub mod json;
 pub mod page;
+pub mod rekey;
+pub mod shown;
 pub mod status;
 pub mod style;
 pub mod token;

@@ -75,6 +75,10 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             store.text("path").unwrap_or_default(),
             sentence([
                 store.number("tokens").map(|number| plural(number, "token")),
+                store
+                    .number("expiring_7d")
+                    .filter(|number| *number > 0)
+                    .map(|number| format!("{} expiring this week", count(number))),
                 store.number("bytes").map(bytes),
                 store.number("free_bytes").map(|free| format!("{} free in it", bytes(free))),
                 store.number("disk_free_bytes").map(|free| format!("{} on its disk", bytes(free))),
@@ -90,11 +94,10 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
     if let Some(mut key) = Section::take(&mut object, "key") {
         let kind = key.text("kind");
         let from = sentence([kind, key.text("origin"), key.text("slot").map(|slot| format!("slot {slot}"))]);
-        section(
-            "key",
-            vec![from, key.text("note").map_or_else(String::new, |note| ink(Ink::Warn, &note))],
-            key.rest(now),
-        );
+        let mut said = vec![from, key.text("note").map_or_else(String::new, |note| ink(Ink::Warn, &note))];
+        said.extend(slots(&mut key));
+        said.extend(resealing(&mut key));
+        section("key", said, key.rest(now));
     }
     if let Some(mut audit) = Section::take(&mut object, "audit") {
         let file = audit.text("file").unwrap_or_default();
@@ -169,6 +172,38 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         text.push_str(&page(&object, now, room));
     }
     text + &warnings
+}
+
+/// A line for each slot.
+fn slots(key: &mut Section) -> Vec<String> {
+    let Some(Value::Array(slots)) = key.0.remove("slots") else { return Vec::new() };
+    let line = |slot: Value| {
+        let mut slot = Section(slot.as_object().cloned().unwrap_or_default());
+        let state = match (slot.flag("in_force"), slot.flag("pending")) {
+            (Some(true), _) => Some("in force".to_owned()),
+            (_, Some(true)) => Some(ink(Ink::Warn, "to be installed")),
+            _ => None,
+        };
+        let made = slot.time("created_at").map(|at| format!("made {}", absolute(at)));
+        sentence([slot.text("id").map(|id| format!("slot {id}")), slot.text("kind"), made, state])
+    };
+    slots.into_iter().map(line).collect()
+}
+
+/// The record key, and how far it has got where every value is being sealed under it.
+fn resealing(key: &mut Section) -> Vec<String> {
+    let epoch = key.number("record_epoch").map(|epoch| format!("record key {epoch}"));
+    let Some(mut reseal) = Section::take(&mut key.0, "reseal") else {
+        key.0.remove("reseal");
+        return epoch.into_iter().collect();
+    };
+    let far = match (reseal.number("done"), reseal.number("total")) {
+        (Some(done), Some(total)) => Some(format!("{} of {} sealed under it", count(done), plural(total, "value"))),
+        _ => None,
+    };
+    let stands = (reseal.flag("running") == Some(false)).then(|| ink(Ink::Warn, "it does not go on"));
+    let fault = reseal.text("fault").map(|fault| ink(Ink::Bad, &fault));
+    vec![sentence([epoch, far, stands, fault])]
 }
 
 fn title(object: &mut Map<String, Value>, now: UnixTime) -> String {

@@ -363,7 +363,7 @@ fn verdicts_say_why() {
 fn a_revocation_says_what_it_did() {
     let ids: Vec<TokenId> = tokens().iter().map(|info| info.facts.id).collect();
     let changed = |count, ids: &[TokenId], dry_run| Changed { count, ids: ids.to_vec(), dry_run, still_good: vec![] };
-    let text = |changed: &Changed, named| plain(&token::revoked(changed, named));
+    let text = |changed: &Changed, named| plain(&token::changed(changed, named, &token::REVOKED));
     assert_eq!(
         text(&changed(1, &ids[..1], false), 1),
         "Revoked 01M844DZG0FAY828T5CY4TQKFF. It is refused from now on.\n"

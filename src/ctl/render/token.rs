@@ -7,7 +7,7 @@ use super::json::rate;
 use super::style::{Ink, clean, ink};
 use super::when::{absolute, both, count, plural, relative};
 use crate::protocol::code::Reason;
-use crate::protocol::message::{Changed, State, TokenInfo, Verdict};
+use crate::protocol::message::{Changed, Rotated, State, TokenInfo, Verdict};
 use crate::time::{UnixTime, format_duration};
 use crate::token::{Kind, TokenId};
 
@@ -192,8 +192,9 @@ fn row(info: &TokenInfo, now: UnixTime) -> Vec<String> {
 
 /// How many characters tell the ids of a page apart, and [`ID_SHORT`] at least. Tokens of one millisecond share more.
 fn distinct(tokens: &[TokenInfo]) -> usize {
-    let ids: Vec<String> = tokens.iter().map(|info| info.facts.id.to_string()).collect();
-    // Pages are in order of ids, so that those that share most stand side by side.
+    let mut ids: Vec<String> = tokens.iter().map(|info| info.facts.id.to_string()).collect();
+    ids.sort_unstable();
+    // In order, those that share most stand side by side.
     let shared = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
     ids.windows(2).map(|pair| shared(pair) + 1).max().unwrap_or(0).max(ID_SHORT)
 }
@@ -247,27 +248,91 @@ fn because(reason: Reason, verdict: &Verdict, now: UnixTime) -> String {
     format!("{} ({more})", reason.name())
 }
 
-/// What a revocation did, or would do. `named` is how many tokens were named for it.
-pub fn revoked(changed: &Changed, named: usize) -> String {
+/// The words of one kind of change.
+pub struct Words {
+    /// `revoke`.
+    verb: &'static str,
+    /// `Revoked`.
+    done: &'static str,
+    /// Why nothing was to be done.
+    nothing: &'static str,
+    /// What it means for one.
+    one: &'static str,
+    /// For several.
+    several: &'static str,
+    /// Of those that were so before.
+    before: &'static str,
+}
+
+/// Those of a revocation.
+pub const REVOKED: Words = Words {
+    verb: "revoke",
+    done: "Revoked",
+    nothing: "already revoked",
+    one: "It is refused from now on.",
+    several: "refused from now on",
+    before: "revoked before already",
+};
+
+/// Those of suspend.
+pub const SUSPENDED: Words = Words {
+    verb: "suspend",
+    done: "Suspended",
+    nothing: "suspended already, or ended",
+    one: "It is refused until it is resumed.",
+    several: "refused until they are resumed",
+    before: "suspended already, or had ended",
+};
+
+/// Those of resume.
+pub const RESUMED: Words = Words {
+    verb: "resume",
+    done: "Resumed",
+    nothing: "not suspended",
+    one: "It is held no longer.",
+    several: "held no longer",
+    before: "not suspended",
+};
+
+/// What a change did, or would do. `named` is how many tokens were named for it.
+pub fn changed(changed: &Changed, named: usize, words: &Words) -> String {
+    let Words { verb, done, nothing, one, several, before } = words;
     let mut text = match (changed.count, changed.dry_run) {
-        (0, true) => "Nothing to revoke: already revoked.\n".to_owned(),
-        (0, false) => "Nothing changed: already revoked.\n".to_owned(),
-        (number, true) => format!("Would revoke {}:\n{}", plural(number, "token"), ids(&changed.ids, number)),
-        (1, false) if changed.ids.len() == 1 => format!("Revoked {}. It is refused from now on.\n", changed.ids[0]),
-        (number, false) => {
-            format!("Revoked {}, refused from now on:\n{}", plural(number, "token"), ids(&changed.ids, number))
-        }
+        (0, true) => format!("Nothing to {verb}: {nothing}.\n"),
+        (0, false) => format!("Nothing changed: {nothing}.\n"),
+        (number, true) => format!("Would {verb} {}:\n{}", plural(number, "token"), ids(&changed.ids, number)),
+        (1, false) if changed.ids.len() == 1 => format!("{done} {}. {one}\n", changed.ids[0]),
+        (number, false) => format!("{done} {}, {several}:\n{}", plural(number, "token"), ids(&changed.ids, number)),
     };
     let already = (named as u64).saturating_sub(changed.count);
     if already > 0 && changed.count > 0 {
-        text.push_str(&format!(
-            "{} revoked before already.\n",
-            if already == 1 { "1 was".to_owned() } else { format!("{} were", count(already)) }
-        ));
+        let number = if already == 1 { "1 was".to_owned() } else { format!("{} were", count(already)) };
+        text.push_str(&format!("{number} {before}.\n"));
     }
     if !changed.still_good.is_empty() {
         let heading = ink(Ink::Warn, "Still good, of the same family:");
         text.push_str(&format!("{heading}\n{}", ids(&changed.still_good, changed.still_good.len() as u64)));
+    }
+    text
+}
+
+/// What a person who just rotated a token wants to know, of the new one and of the old one.
+pub fn rotated(rotated: &Rotated, now: UnixTime, room: Option<usize>) -> String {
+    let mut text = issued(&rotated.info, now, room);
+    let Some(old) = rotated.info.facts.predecessor else { return text };
+    text.push_str(&match rotated.predecessor_ends_at {
+        Some(at) if at > rotated.info.facts.issued_at => format!(
+            "The old one, {old}, stays good until {} after the new one's first use, and no longer than {}.\n",
+            format_duration(rotated.grace),
+            both(at, now)
+        ),
+        _ => format!("{}\n", ink(Ink::Warn, &format!("The old one, {old}, has ended."))),
+    });
+    if let Some(id) = rotated.replaced {
+        text.push_str(&format!("{id}, which was never used, is replaced and has ended.\n"));
+    }
+    if let Some(id) = rotated.ended {
+        text.push_str(&format!("{id}, from which {old} had taken over, has ended now.\n"));
     }
     text
 }
