@@ -242,8 +242,6 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ("audit-summary", Ask::AuditSummary(Handle("01M844DZG0FA".into()))),
         ("audit-verify", Ask::AuditVerify),
         ("clock-reset", Ask::ClockReset),
-        ("backup", Ask::Backup(BackupAsk { after: None })),
-        ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
         ("watch", Ask::Watch(Watch { since: None })),
         ("watch, all given", Ask::Watch(Watch { since: Some(1041) })),
         ("rekey", Ask::Rekey(Rekey { data: false })),
@@ -316,6 +314,8 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
                 grace: Some(Duration::from_secs(300)),
             }),
         ),
+        ("backup", Ask::Backup(BackupAsk { after: None })),
+        ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
     ]
 }
 
@@ -345,16 +345,6 @@ fn replies() -> Vec<(&'static str, Answer)> {
             Answer::AuditLines(AuditLines { lines: vec!["{\"seq\":1}".into()], next: "c".into(), end: true }),
         ),
         ("time", Answer::Time(UnixTime::from_micros(1_796_000_000_000_001))),
-        (
-            "backup",
-            Answer::Backup(BackupPiece {
-                bytes: vec![0xff, 0, 1],
-                next: Some(3),
-                generation: 77,
-                rows: 1,
-                rows_total: 300,
-            }),
-        ),
         ("events, none", Answer::Events(Events { events: Vec::new(), through: 1041, last: false })),
         (
             "events",
@@ -410,6 +400,16 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 replaced: Some(id()),
                 ended: Some(other_id()),
             })),
+        ),
+        (
+            "backup",
+            Answer::Backup(BackupPiece {
+                bytes: vec![0xff, 0, 1],
+                next: Some(3),
+                generation: 77,
+                rows: 1,
+                rows_total: 300,
+            }),
         ),
     ]
 }

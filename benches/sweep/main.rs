@@ -218,6 +218,8 @@ fn fill(config: &Config, uid: u32, count: usize) -> io::Result<UnixTime> {
             let mut record =
                 planned.record(ids.next(now), rules.prefix, Digest([7; 32]), parties, now).map_err(io::Error::other)?;
             record.expires_at = Some(ends);
+            // No warning ahead is due for so short a life: only the expiry is told.
+            record.ttl = Some(Duration::from_secs(900));
             records.push(record);
         }
         let job = move |txn: &mut Txn<'_>| -> Result<(), StoreError> {

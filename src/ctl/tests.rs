@@ -810,30 +810,6 @@ fn the_other_commands_answer() {
     }
 }
 
-#[test]
-fn a_backup_is_asked_for_piece_by_piece_and_written_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("b");
-    let file = path.to_str().unwrap();
-    let done = run(Script::default(), &["backup", "--json", file]);
-    let wanted = ["None", "Some(3)", "Some(6)", "Some(9)"].map(|after| format!("backup after {after}"));
-    assert_eq!((done.status, &done.asked[..]), (super::error::OK, &wanted[..]));
-    assert_eq!(fs::read(&path).unwrap(), b"abcabcabcabc");
-    let object: serde_json::Value = serde_json::from_str(&done.out).unwrap();
-    assert_eq!((&object["bytes"], &object["rows"], &object["generation"]), (&12.into(), &4.into(), &7.into()));
-    // Nothing is asked for in vain.
-    let there = run(Script::default(), &["backup", file]);
-    assert_eq!((there.status, there.connects), (super::error::USAGE, 0));
-    assert!(there.err.contains("--force"), "{}", there.err);
-    let again = run(Script::default(), &["backup", "--force", "--quiet", file]);
-    assert_eq!((again.status, again.out, again.err), (super::error::OK, String::new(), String::new()));
-    // One that the daemon refuses leaves what was there.
-    let refused = run(refusal(ErrorCode::NotPermitted), &["backup", "--force", file]);
-    assert_eq!(refused.status, super::error::NOT_PERMITTED);
-    assert_eq!(fs::read(&path).unwrap(), b"abcabcabcabc");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-}
-
 /// Who has no rule may end one token a second, and is not told how tokens stand: a scan waits, and says it once.
 #[test]
 fn a_scan_ends_tokens_at_the_pace_that_the_daemon_allows() {
@@ -1003,4 +979,28 @@ fn an_import_that_breaks_off_says_where() {
     let short = tokens_file(1);
     let ran = run_on(script, &["import", short.path().to_str().unwrap()], Screen::default());
     assert_eq!((ran.status, ran.out.as_str()), (77, ""));
+}
+
+#[test]
+fn a_backup_is_asked_for_piece_by_piece_and_written_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b");
+    let file = path.to_str().unwrap();
+    let done = run(Script::default(), &["backup", "--json", file]);
+    let wanted = ["None", "Some(3)", "Some(6)", "Some(9)"].map(|after| format!("backup after {after}"));
+    assert_eq!((done.status, &done.asked[..]), (super::error::OK, &wanted[..]));
+    assert_eq!(fs::read(&path).unwrap(), b"abcabcabcabc");
+    let object: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((&object["bytes"], &object["rows"], &object["generation"]), (&12.into(), &4.into(), &7.into()));
+    // Nothing is asked for in vain.
+    let there = run(Script::default(), &["backup", file]);
+    assert_eq!((there.status, there.connects), (super::error::USAGE, 0));
+    assert!(there.err.contains("--force"), "{}", there.err);
+    let again = run(Script::default(), &["backup", "--force", "--quiet", file]);
+    assert_eq!((again.status, again.out, again.err), (super::error::OK, String::new(), String::new()));
+    // One that the daemon refuses leaves what was there.
+    let refused = run(refusal(ErrorCode::NotPermitted), &["backup", "--force", file]);
+    assert_eq!(refused.status, super::error::NOT_PERMITTED);
+    assert_eq!(fs::read(&path).unwrap(), b"abcabcabcabc");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

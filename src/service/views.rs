@@ -26,8 +26,8 @@ const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What `status` counts expiries ahead in.
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
-/// Expiries that `status` counts, at most: some milliseconds of reading.
-const EXPIRING_COUNT_MAX: usize = 100_000;
+/// Expiries that `status` counts, at most: about a millisecond of reading.
+const EXPIRING_COUNT_MAX: usize = 10_000;
 
 impl Service {
     /// The id that a handle names: a head, an id, or the first characters of one.

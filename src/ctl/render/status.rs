@@ -75,10 +75,7 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
             store.text("path").unwrap_or_default(),
             sentence([
                 store.number("tokens").map(|number| plural(number, "token")),
-                store
-                    .number("expiring_7d")
-                    .filter(|number| *number > 0)
-                    .map(|number| format!("{} expiring this week", count(number))),
+                store.number("expiring_7d").and_then(expiring),
                 store.number("bytes").map(bytes),
                 store.number("free_bytes").map(|free| format!("{} free in it", bytes(free))),
                 store.number("disk_free_bytes").map(|free| format!("{} on its disk", bytes(free))),
@@ -204,6 +201,12 @@ fn resealing(key: &mut Section) -> Vec<String> {
     let stands = (reseal.flag("running") == Some(false)).then(|| ink(Ink::Warn, "it does not go on"));
     let fault = reseal.text("fault").map(|fault| ink(Ink::Bad, &fault));
     vec![sentence([epoch, far, stands, fault])]
+}
+
+/// `3 expiring this week`; the daemon stops counting at 10,000.
+fn expiring(number: u64) -> Option<String> {
+    let more = if number >= 10_000 { " or more" } else { "" };
+    (number > 0).then(|| format!("{}{more} expiring this week", count(number)))
 }
 
 fn title(object: &mut Map<String, Value>, now: UnixTime) -> String {

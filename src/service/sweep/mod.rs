@@ -31,13 +31,13 @@ use crate::token::TokenId;
 /// How often the clock is looked at when nothing is due: a step of it may make something due.
 const LOOK: Duration = Duration::from_secs(1);
 /// Changes in one transaction: whoever else needs the writer waits for no more than this.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 /// Lines that the audit's thread is given at once: a validation whose line comes behind them waits for no more.
 const LINES: usize = 32;
 /// Records that are looked at without a pause.
 const LOOKS: usize = 256;
 /// After each batch it rests for so many times as long as that took: the rest of the time is the others'.
-const REST: u32 = 1;
+const REST: u32 = 3;
 /// How long it waits when it can't write.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The last place of a time.
@@ -120,7 +120,9 @@ impl Sweeper {
         while !self.stopped() {
             if let Some(at) = self.service.store.soonest_expiry() {
                 self.expiry_due = self.expiry_due.map(|due| due.min(at));
-                self.warning_due = None;
+                // A warning can wait a moment, so that many tokens that are issued are one look at the index.
+                let soon = self.service.clock.now().saturating_add(LOOK);
+                self.warning_due = self.warning_due.map(|due| due.min(soon));
             }
             if !self.service.audit.ready() {
                 return Ok(());

@@ -47,7 +47,11 @@ impl Walk {
 impl Sweeper {
     /// Looks at a page of tokens and forgets what is due; `at_once`: without waiting for its time.
     pub(super) async fn purge(&mut self, at_once: bool) -> Result<Step, StoreError> {
-        if self.service.clock.unsettled() || !(at_once || self.purge.is_due()) {
+        if !(at_once || self.purge.is_due()) {
+            return Ok(Step::Idle);
+        }
+        if self.service.clock.unsettled() {
+            self.purge.next = Instant::now() + FIRST;
             return Ok(Step::Idle);
         }
         let (now, retention) = (self.service.clock.now(), self.settings().retention);
