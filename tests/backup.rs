@@ -233,6 +233,36 @@ fn revoked_tokens_do_not_come_back() {
     assert!(!is_good(&daemon, &ended));
 }
 
+#[test]
+fn what_was_held_or_rotated_after_the_backup_stays_so() {
+    let mut daemon = Daemon::start();
+    let [held, resumed, at_once, overlapping, used] =
+        ["held", "resumed", "at-once", "overlapping", "used"].map(|name| daemon.issue(&[name]));
+    let file = back_up(&daemon, "b");
+    daemon.ctl(&["suspend", &id_of(&held), "--reason", "odd"]).exits(0);
+    daemon.ctl(&["suspend", &id_of(&resumed)]).exits(0);
+    daemon.ctl(&["resume", &id_of(&resumed)]).exits(0);
+    let rotate = |token: &str, more: &[&str]| daemon.ctl(&[&["rotate", &id_of(token)], more].concat()).exits(0).line();
+    rotate(&at_once, &["--now"]);
+    rotate(&overlapping, &[]);
+    let successor = rotate(&used, &["--grace", "0s"]);
+    daemon.ctl_with(&format!("{successor}\n"), &["validate"]).exits(0);
+    daemon.stop();
+    restore(&daemon, &[text(&file)]).exits(77);
+    let done = restore(&daemon, &["--accept-rollback", text(&file)]).exits(0);
+    assert!(done.stdout.contains("lost rotations: 3"), "{}", done.stdout);
+    assert!(!done.stdout.contains("no line in the log"), "{}", done.stdout);
+    daemon.run();
+    assert_eq!(verdict(&daemon, &held).1.as_deref(), Some("suspended"));
+    assert!(is_good(&daemon, &resumed));
+    assert!(!is_good(&daemon, &at_once) && !is_good(&daemon, &used), "a predecessor lives again");
+    // Its successor is lost; it goes on for as long as it would have, and no longer.
+    assert!(is_good(&daemon, &overlapping));
+    let shown = |token: &str| daemon.ctl(&["show", "--json", &id_of(token)]).exits(0).json();
+    assert!(shown(&overlapping)["expires_at"].as_str() < shown(&resumed)["expires_at"].as_str());
+    daemon.ctl(&["audit", "verify"]).exits(0);
+}
+
 /// Somebody put an old copy of the store back by hand.
 #[test]
 fn a_store_that_was_put_back_by_hand_is_taken_by_word() {
@@ -362,6 +392,36 @@ fn another_store_needs_a_word() {
     other.run();
     assert!(is_good(&other, &token));
     one.stop();
+}
+
+/// The machine is gone, and the key with it; there is a backup and the recovery key.
+#[test]
+fn the_recovery_key_opens_a_backup_where_all_else_is_lost() {
+    let mut daemon = Daemon::start();
+    let token = daemon.issue(&["one"]);
+    let recovery = daemon.ctl(&["recovery-key"]).exits(0).line();
+    let file = back_up(&daemon, "b");
+    daemon.stop();
+    for dir in ["state", "log", "key"] {
+        fs::remove_dir_all(daemon.path(dir)).unwrap();
+    }
+    let typed = |words: &[&str], typed: &str| {
+        let mut command = daemon.command();
+        let pipes = command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("{typed}\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    restore(&daemon, &[text(&file)]).exits(78);
+    assert_eq!(typed(&["restore", "--recovery-key", text(&file)], "").0, 64);
+    let (status, said) = typed(&["restore", "--recovery-key", text(&file)], &recovery);
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = typed(&["recover"], &recovery);
+    assert_eq!(status, 0, "{said}");
+    daemon.run();
+    assert!(is_good(&daemon, &token));
+    daemon.ctl(&["audit", "verify"]).exits(0);
 }
 
 /// The disk died: what is there is not a store any more.

@@ -98,6 +98,9 @@ pub struct RestoreArgs {
     /// Take one of another store than that which is there, or whose audit log is there
     #[arg(long)]
     pub replace_other: bool,
+    /// Open it with the recovery key, which is read from standard input; run bearerd recover afterwards
+    #[arg(long)]
+    pub recovery_key: bool,
 }
 
 /// How much the daemon says.

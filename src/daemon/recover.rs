@@ -30,15 +30,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (_, config) = super::configuration(args)?;
     // Before anybody types 76 characters.
     may_recover(&config)?;
-    let given = input::recovery_key("Recovery key (not shown): ").map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Failure::Vault(VaultError::RecoveryCheck),
-        _ => Failure::Input(error),
-    })?;
-    if given.trim().is_empty() {
-        return Err(Failure::NoRecoveryKey);
-    }
-    let recovered = recovery::parse(&given)?;
-    drop(given);
+    let recovered = asked_for()?;
     // Once to open every key, once to make a slot: the root key is kept by neither.
     let backbone = open::open_by(&config, recovered.again()?, Box::new(SystemTime::new()))?;
     for remark in &backbone.remarks {
@@ -65,6 +57,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         "a credential bearerd.master-key, if the service has one, goes first and must be taken away; and the recovery key was shown to this host: bearerctl recovery-key makes another"
     );
     Ok(())
+}
+
+/// The recovery key, from standard input.
+pub(super) fn asked_for() -> Result<KeySource, Failure> {
+    let given = input::recovery_key("Recovery key (not shown): ").map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Failure::Vault(VaultError::RecoveryCheck),
+        _ => Failure::Input(error),
+    })?;
+    if given.trim().is_empty() {
+        return Err(Failure::NoRecoveryKey);
+    }
+    Ok(recovery::parse(&given)?)
 }
 
 /// What would make typing it of no use.

@@ -105,7 +105,10 @@ fn restore(
     let options = FileOptions { cache_bytes: config.store.cache_bytes as usize, ..FileOptions::default() };
     let present = Present::look(path, uid, options)?;
     let source = Source::of(given, present.as_ref(), path, options)?;
-    let key = KeySource::find(credentials, &config.key_file, uid)?;
+    let key = match asked.recovery_key {
+        true => super::recover::asked_for()?,
+        false => KeySource::find(credentials, &config.key_file, uid)?,
+    };
 
     let header = source.header(present.as_ref())?;
     let header = KeyHeader::decode(&header).map_err(|error| source.bad(&error.to_string()))?;

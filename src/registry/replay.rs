@@ -18,6 +18,8 @@ use crate::token::TokenId;
 
 /// What the note of an order's line begins with.
 const BY_FILTER: &str = "by filter: ";
+/// What follows in the note of one that was about the peer's own tokens only.
+const OWN_OF: &str = "; own of ";
 /// Lines from so long before the backup may be of uses that it has not: a use is written down before it is durable.
 const OVERLAP: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,8 @@ struct Deed {
     ending: Ending,
     /// Of an order: which tokens it can have meant.
     filter: Option<Filter>,
+    /// Of an order: only this user's own.
+    own: Option<Own>,
     /// All that it says was understood, and only the records decide it.
     exact: bool,
 }
@@ -37,8 +41,21 @@ enum What {
     Revoke,
     Suspend,
     Resume,
-    /// Rotated, so that it ended at once.
-    EndRotated,
+    /// Rotated: it has ended at that time at the latest.
+    Rotate(UnixTime),
+    /// Its successor was revoked unused: it is good again.
+    Unrotate,
+    /// A successor whose place another took before it was used.
+    Replace,
+    /// Its successor was rotated itself.
+    Outlive,
+}
+
+/// Whose own tokens an order was about: by issuer or subject, name and uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Own {
+    name: String,
+    uid: u32,
 }
 
 /// A rotation: the tokens that its line names.
@@ -107,28 +124,7 @@ impl Replay {
             EventKind::Revoke => What::Revoke,
             EventKind::Suspend => What::Suspend,
             EventKind::Resume => What::Resume,
-            EventKind::Rotate => {
-                let ids: Vec<_> = line.id.into_iter().chain(ids_in(line.note.as_deref().unwrap_or_default())).collect();
-                let said = |word: &str| {
-                    let texts = [&line.outcome, &line.reason, &line.note];
-                    texts
-                        .into_iter()
-                        .flatten()
-                        .any(|text| text.split(|c: char| !c.is_alphanumeric()).any(|w| w == word))
-                };
-                // At once, not with its successor's first use.
-                if said("now") || said("once") {
-                    let reason = Some("rotated after the backup, and ended at once".to_owned());
-                    let ending = Ending { at: line.time, reason, by_uid };
-                    for id in &ids {
-                        let deed = Deed { what: What::EndRotated, ending: ending.clone(), filter: None, exact: true };
-                        self.add(Some(*id), deed);
-                    }
-                }
-                self.lose("rotations", line.id);
-                self.rotations.push(Rotated { ids, at: line.time, by_uid });
-                return;
-            }
+            EventKind::Rotate => return self.learn_rotation(line),
             EventKind::Edit => {
                 self.edited.extend(line.id);
                 return self.lose("edits", line.id);
@@ -138,24 +134,48 @@ impl Replay {
             _ => return,
         };
         let ending = Ending { at: line.time, reason: line.reason.clone(), by_uid };
-        let (filter, exact) = match line.id {
-            Some(_) => (None, true),
-            None => {
-                let (filter, whole) = filter_of(line.note.as_deref().unwrap_or_default());
-                let exact = whole && select::decides(&filter);
-                self.doubtful += u64::from(!exact);
-                (Some(filter), exact)
-            }
-        };
-        self.add(line.id, Deed { what, ending, filter, exact });
+        if line.id.is_some() {
+            return self.add(line.id, Deed { what, ending, filter: None, own: None, exact: true });
+        }
+        let (filter, own, whole) = order_of(line.note.as_deref().unwrap_or_default());
+        let exact = whole && select::decides(&filter);
+        self.doubtful += u64::from(!exact);
+        self.add(None, Deed { what, ending, filter: Some(filter), own, exact });
     }
 
     /// Takes in a record of the newer store that the backup takes the place of.
     pub fn learn_record(&mut self, record: &TokenRecord) {
         let deeds = [(What::Revoke, &record.revoked), (What::Suspend, &record.suspended)];
         for (what, ending) in deeds.into_iter().filter_map(|(what, ending)| Some((what, ending.clone()?))) {
-            self.add(Some(record.id), Deed { what, ending, filter: None, exact: true });
+            self.add(Some(record.id), Deed { what, ending, filter: None, own: None, exact: true });
         }
+    }
+
+    /// Each token that a rotation touched has a line: `to ID, ends at TIME at the latest` its predecessor, and others by
+    /// reason.
+    fn learn_rotation(&mut self, line: &Line) {
+        let note = line.note.as_deref().unwrap_or_default();
+        let what = match line.reason.as_deref() {
+            Some("successor") => return self.lose("new tokens", line.id),
+            Some("undone") => What::Unrotate,
+            Some("replaced") => What::Replace,
+            Some("ended") => What::Outlive,
+            _ => {
+                let until = note.split_once("ends at ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+                // A line that does not say when: in doubt it ended then.
+                What::Rotate(until.unwrap_or(line.time))
+            }
+        };
+        let by_uid = line.uid.unwrap_or(0);
+        let ids: Vec<_> = line.id.into_iter().chain(ids_in(note)).collect();
+        if matches!(what, What::Rotate(_)) {
+            self.lose("rotations", line.id);
+            self.rotations.push(Rotated { ids, at: line.time, by_uid });
+        } else if what == What::Unrotate {
+            self.rotations.retain(|rotated| rotated.ids.first() != line.id.as_ref());
+        }
+        let ending = Ending { at: line.time, reason: Some("rotated after the backup".to_owned()), by_uid };
+        self.add(line.id, Deed { what, ending, filter: None, own: None, exact: true });
     }
 
     fn learn_use(&mut self, line: &Line) {
@@ -181,7 +201,7 @@ impl Replay {
 
     /// How many tokens and orders are known to have been revoked, suspended or the like.
     pub fn restrictions(&self) -> usize {
-        let restricts = |at: &usize| self.deeds[*at].what != What::Resume;
+        let restricts = |at: &usize| !matches!(self.deeds[*at].what, What::Resume | What::Unrotate);
         let ids = self.by_id.values().filter(|deeds| deeds.iter().any(restricts));
         ids.count() + self.orders.iter().filter(|at| restricts(at)).count()
     }
@@ -204,7 +224,7 @@ impl Replay {
         deeds.extend(self.orders.iter().copied().filter(|at| self.may_mean(&self.deeds[*at], record)));
         deeds.sort_unstable();
         for deed in deeds.into_iter().map(|at| &self.deeds[at]) {
-            self.redo(deed, &mut new, &mut redone);
+            Self::redo(deed, record.expires_at, &mut new, &mut redone);
         }
         self.end_predecessor(&mut new, &mut redone);
         self.spend(&mut new);
@@ -218,7 +238,8 @@ impl Replay {
     /// Whether an order can have meant this token.
     fn may_mean(&self, deed: &Deed, record: &TokenRecord) -> bool {
         let Some(filter) = &deed.filter else { return false };
-        if record.issued_at > deed.ending.at {
+        let own = deed.own.as_ref().is_none_or(|own| own.is_of(record));
+        if record.issued_at > deed.ending.at || !own {
             return false;
         }
         // What it was called then is not known.
@@ -231,31 +252,44 @@ impl Replay {
         (sure || deed.what != What::Resume) && select::meets(&known, record)
     }
 
-    fn redo(&self, deed: &Deed, record: &mut TokenRecord, redone: &mut Vec<Redone>) {
+    /// `expires_at` is the backup's.
+    fn redo(deed: &Deed, expires_at: Option<UnixTime>, record: &mut TokenRecord, redone: &mut Vec<Redone>) {
         let Ending { at, reason, by_uid } = &deed.ending;
         let event = match deed.what {
-            What::Revoke => EventKind::Revoke,
-            // The line may name the successor, which stays good.
-            What::EndRotated if record.state(*at).ended() => return,
-            What::EndRotated => EventKind::Revoke,
             What::Suspend if record.suspended.is_some() || record.revoked.is_some() => return,
             What::Suspend => {
                 record.suspended = Some(deed.ending.clone());
                 EventKind::Suspend
             }
-            What::Resume => {
-                if record.suspended.take().is_some() {
-                    redone.push(Redone { event: EventKind::Resume, reason: reason.clone() });
-                }
+            What::Resume if record.suspended.take().is_none() => return,
+            What::Resume => EventKind::Resume,
+            What::Replace => {
+                record.replaced = true;
+                EventKind::Rotate
+            }
+            // Its successor is lost, but for one that the backup has: so it only ends earlier.
+            What::Rotate(until) if until > *at => {
+                record.expires_at = Some(record.expires_at.map_or(until, |expires| expires.min(until)));
+                EventKind::Rotate
+            }
+            What::Outlive if record.rotation.is_some() => {
+                let rotation = record.rotation.as_mut().expect("looked at above");
+                rotation.ends_at = rotation.ends_at.min(*at);
+                EventKind::Rotate
+            }
+            What::Unrotate => {
+                record.expires_at = expires_at;
+                redone.retain(|one| one.event != EventKind::Rotate);
                 return;
             }
-        };
-        if event == EventKind::Revoke {
-            match revoke(record, reason.as_deref(), *by_uid, *at) {
-                Revocation::Already => return,
-                Revocation::Revoke(revoked) => *record = *revoked,
+            What::Revoke | What::Rotate(_) | What::Outlive => {
+                match revoke(record, reason.as_deref(), *by_uid, *at) {
+                    Revocation::Already => return,
+                    Revocation::Revoke(revoked) => *record = *revoked,
+                }
+                EventKind::Revoke
             }
-        }
+        };
         redone.push(Redone { event, reason: reason.clone() });
     }
 
@@ -304,18 +338,34 @@ fn ids_in(text: &str) -> impl Iterator<Item = TokenId> {
     text.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.parse().ok())
 }
 
-/// The conditions in the note of an order, and whether they are all: a note is cut at 256 bytes, and what is not understood
-/// leaves the others to say what can have been meant.
-fn filter_of(note: &str) -> (Filter, bool) {
-    let Some(mut rest) = note.strip_prefix(BY_FILTER) else { return (Filter::default(), false) };
+impl Own {
+    fn is_of(&self, record: &TokenRecord) -> bool {
+        let issued = record.issuer_uid == self.uid && record.issuer == self.name;
+        let stands_for = record.subject_uid == Some(self.uid) && record.subject == self.name;
+        issued || stands_for
+    }
+
+    /// `NAME (UID)`.
+    fn parse(text: &str) -> Option<Self> {
+        let (name, uid) = text.strip_suffix(')')?.rsplit_once(" (")?;
+        Some(Self { name: name.to_owned(), uid: uid.parse().ok()? })
+    }
+}
+
+/// The conditions in the note of an order, whose own tokens it was about, and whether that is all: a note is cut at 256
+/// bytes, and what is not understood leaves the others to say what can have been meant.
+fn order_of(note: &str) -> (Filter, Option<Own>, bool) {
+    let Some(text) = note.strip_prefix(BY_FILTER) else { return (Filter::default(), None, false) };
+    let own = text.rsplit_once(OWN_OF).and_then(|(filter, own)| Some((filter, Own::parse(own)?)));
+    let (mut rest, own) = own.map_or((text, None), |(filter, own)| (filter, Some(own)));
     let mut conditions = Vec::new();
     while !rest.is_empty() {
-        let Some((condition, behind)) = condition_of(rest) else { return (Filter(conditions), false) };
+        let Some((condition, behind)) = condition_of(rest) else { return (Filter(conditions), own, false) };
         conditions.push(condition);
         rest = behind;
     }
     let whole = !conditions.is_empty();
-    (Filter(conditions), whole)
+    (Filter(conditions), own, whole)
 }
 
 /// The first condition of a filter as it is displayed, and what follows it.
@@ -357,7 +407,9 @@ fn word_of(text: &str) -> Option<(String, &str)> {
             word.push('\'');
             rest = behind;
         } else {
-            let end = rest.find(['\'', '\\', ' ']).unwrap_or(rest.len());
+            // What is not quoted is plain: a line that was cut in what follows the filter has other characters there.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-:=/@*".contains(c);
+            let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
             word.push_str(&rest[..end]);
             rest = &rest[end..];
             if end == 0 && !rest.is_empty() && !rest.starts_with(' ') {
@@ -366,7 +418,7 @@ fn word_of(text: &str) -> Option<(String, &str)> {
         }
         match rest.strip_prefix(' ') {
             Some(behind) => return Some((word, behind)),
-            None if rest.is_empty() => return (!word.ends_with('…')).then_some((word, "")),
+            None if rest.is_empty() => return Some((word, "")),
             None => {}
         }
     }

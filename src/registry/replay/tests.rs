@@ -65,6 +65,11 @@ fn an_order_is_decided_again_on_what_the_backup_has() {
     assert_eq!((state(&exact, &labelled), exact.doubtful()), (State::Revoked, 0));
     assert_eq!(state(&exact, &token(2)), State::Active);
     assert_eq!(state(&order("by filter: --all"), &token(2)), State::Revoked);
+    // One's own: by issuer, or by subject, each with its uid.
+    let owner = |whose: &str| order(&format!("by filter: --kind machine; own of {whose}"));
+    assert_eq!(state(&owner("root (0)"), &token(2)), State::Revoked);
+    assert_eq!(state(&owner("alice (1000)"), &token(2)), State::Revoked);
+    assert_eq!(state(&owner("alice (1001)"), &token(2)), State::Active);
     // Issued after it was given.
     let new = TokenRecord { issued_at: later(12), ..token(3) };
     assert_eq!(state(&order("by filter: --all"), &new), State::Active);
@@ -82,6 +87,7 @@ fn an_order_in_doubt_means_all_that_it_can_have_meant() {
         "by filter: --subject alice --name back…",
         "by filter: --subject alice --name 'back…",
         "by filter: --subject alice --of-the-future x",
+        "by filter: --subject alice --scope a; own of al…",
     ] {
         let replay = learned(&[line(11, EventKind::Revoke, None, note)]);
         assert_eq!(state(&replay, &mine), State::Revoked, "{note}");
@@ -123,32 +129,49 @@ fn every_condition_is_read_as_it_is_displayed() {
         Condition::IssuedAfter(at),
         Condition::All,
     ]);
-    assert_eq!(filter_of(&format!("by filter: {filter}")), (filter, true));
+    assert_eq!(order_of(&format!("by filter: {filter}")), (filter.clone(), None, true));
+    let own = Some(Own { name: "al (x".into(), uid: 1000 });
+    assert_eq!(order_of(&format!("by filter: {filter}; own of al (x (1000)")), (filter, own, true));
 }
 
+/// The lines as `rotate` writes them.
 #[test]
 fn rotations_do_not_bring_predecessors_back() {
-    let now = format!("successor {}, ended now", id(8));
-    let replay = learned(&[line(11, EventKind::Rotate, Some(1), &now)]);
-    assert_eq!(state(&replay, &token(1)), State::Revoked);
-
-    let plain = format!("successor {}", id(8));
-    let mut lines = vec![line(11, EventKind::Rotate, Some(1), &plain)];
-    assert_eq!(state(&learned(&lines), &token(1)), State::Active, "its successor is lost, and was never used");
-    let used = Line { outcome: Some("active".into()), ..line(12, EventKind::Use, Some(8), "") };
+    let rotated = |until: u64| {
+        let note = format!("to {}, ends at {} at the latest", id(8), later(until));
+        line(11, EventKind::Rotate, Some(1), &note)
+    };
+    let because = |generation, about, reason: &str| {
+        let reason = Some(reason.to_owned());
+        Line { reason, ..line(generation, EventKind::Rotate, Some(about), &format!("of {}", id(1))) }
+    };
+    // At once.
+    assert_eq!(state(&learned(&[rotated(11)]), &token(1)), State::Revoked);
+    // Its successor is lost, and was never used: it is good for as long as it would have been.
+    let mut lines = vec![rotated(5000), because(12, 8, "successor")];
+    let (record, _) = learned(&lines).apply(&token(1)).unwrap();
+    assert_eq!((record.state(later(4999)), record.state(later(5000))), (State::Active, State::Expired));
+    let lost: Vec<_> = learned(&lines).lost().map(|(what, ids)| (what, ids.len())).collect();
+    assert_eq!(lost, [("new tokens", 1), ("rotations", 1)]);
+    let mut undone = lines.clone();
+    undone.push(because(13, 1, "undone"));
+    assert!(learned(&undone).apply(&token(1)).is_none());
+    let used = Line { outcome: Some("active".into()), ..line(13, EventKind::Use, Some(8), "") };
     lines.push(used.clone());
     assert_eq!(state(&learned(&lines), &token(1)), State::Revoked);
-    assert_eq!(learned(&lines).lost().next().unwrap().0, "rotations");
 
-    // Rotated before the backup; the first use came after it.
+    // A pair of the backup: the first use came after it.
     let mut pair = (token(1), token(8));
     let (at, grace) = (NOW, Duration::from_secs(30));
     let rotation = crate::store::record::Rotation { at, grace, ends_at: later(10_000), successor_used_at: None };
     (pair.0.rotation, pair.0.successor, pair.1.predecessor) = (Some(rotation), Some(id(8)), Some(id(1)));
     let replay = learned(&[used]);
     let (old, _) = replay.apply(&pair.0).unwrap();
-    assert_eq!((old.state(later(41)), old.state(later(42))), (State::Rotating, State::Rotated));
-    assert_eq!(replay.apply(&pair.1).unwrap().0.first_used_at, Some(later(12)));
+    assert_eq!((old.state(later(42)), old.state(later(43))), (State::Rotating, State::Rotated));
+    assert_eq!(replay.apply(&pair.1).unwrap().0.first_used_at, Some(later(13)));
+    // Or it was rotated on.
+    let on = learned(&[because(11, 1, "ended"), because(12, 8, "replaced")]);
+    assert_eq!((state(&on, &pair.0), state(&on, &pair.1)), (State::Rotated, State::Rotated));
 }
 
 #[test]
