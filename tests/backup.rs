@@ -238,7 +238,12 @@ fn what_was_held_or_rotated_after_the_backup_stays_so() {
     let mut daemon = Daemon::start();
     let [held, resumed, at_once, overlapping, used] =
         ["held", "resumed", "at-once", "overlapping", "used"].map(|name| daemon.issue(&[name]));
+    let bobs = [1, 2, 3].map(|n| daemon.issue(&[&format!("bob-{n}"), "--subject", "bob"]));
+    let carols = [1, 2, 3].map(|n| daemon.issue(&[&format!("carol-{n}"), "--subject", "carol"]));
+    // In force before the backup, whether or not it stands in each record by then.
+    daemon.ctl(&["revoke", "--subject", "carol", "--yes"]).exits(0);
     let file = back_up(&daemon, "b");
+    daemon.ctl(&["revoke", "--subject", "bob", "--yes", "--reason", "left"]).exits(0);
     daemon.ctl(&["suspend", &id_of(&held), "--reason", "odd"]).exits(0);
     daemon.ctl(&["suspend", &id_of(&resumed)]).exits(0);
     daemon.ctl(&["resume", &id_of(&resumed)]).exits(0);
@@ -256,6 +261,12 @@ fn what_was_held_or_rotated_after_the_backup_stays_so() {
     assert_eq!(verdict(&daemon, &held).1.as_deref(), Some("suspended"));
     assert!(is_good(&daemon, &resumed));
     assert!(!is_good(&daemon, &at_once) && !is_good(&daemon, &used), "a predecessor lives again");
+    for token in bobs.iter().chain(&carols) {
+        assert_eq!(verdict(&daemon, token).1.as_deref(), Some("revoked"));
+    }
+    // What counts the unrevoked of a subject was made again with the indexes.
+    let none = daemon.ctl(&["revoke", "--subject", "bob", "--dry-run", "--json"]).json();
+    assert_eq!(none["count"], 0, "{none}");
     // Its successor is lost; it goes on for as long as it would have, and no longer.
     assert!(is_good(&daemon, &overlapping));
     let shown = |token: &str| daemon.ctl(&["show", "--json", &id_of(token)]).exits(0).json();

@@ -222,9 +222,11 @@ fn check(journal: &Journal, image: &[u8], done: usize, thoroughly: bool, what: &
         (IndexTag::Issuer, "user2"),
         (IndexTag::LabelKey, "team"),
         (IndexTag::Label, "team=t1"),
+        (IndexTag::SubjectUnrevoked, "user1"),
     ] {
         let has = |record: &&TokenRecord| match tag {
             IndexTag::Subject => record.subject == value,
+            IndexTag::SubjectUnrevoked => record.subject == value && record.revoked.is_none(),
             IndexTag::Issuer => record.issuer == value,
             IndexTag::LabelKey => record.labels.contains_key(value),
             IndexTag::Label => record.labels.get("team").is_some_and(|team| team == "t1"),

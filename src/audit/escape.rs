@@ -13,6 +13,9 @@ pub(super) const NAME_MAX: usize = 128;
 /// Longest note, reason, unit or container in a line, in bytes.
 pub(super) const NOTE_MAX: usize = 256;
 
+/// Longest note of an order, in bytes: the longest filter, and whose tokens it is for.
+pub(super) const ORDER_NOTE_MAX: usize = crate::protocol::filter::FILTER_TEXT_MAX + 512;
+
 /// Whether a character may stand in a line as it is.
 fn harmless(c: char) -> bool {
     !matches!(

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::escape::{NAME_MAX, NOTE_MAX, visible};
+use super::escape::{NAME_MAX, NOTE_MAX, ORDER_NOTE_MAX, visible};
 use crate::codec::{self, CodecError};
 use crate::peer::PeerLabel;
 use crate::scope::SCOPES_MAX;
@@ -211,6 +211,13 @@ impl AuditEvent {
         String::from_utf8(line).unwrap_or_default()
     }
 
+    /// Whether it is about all tokens that a filter means: then its note is what was ordered, and stands whole. Such a
+    /// line has no scopes, which could take as much room.
+    fn is_order(&self) -> bool {
+        let many = matches!(self.event, EventKind::Revoke | EventKind::Suspend | EventKind::Resume);
+        many && self.id.is_none() && self.scopes.is_none()
+    }
+
     /// About how much memory it holds, in bytes: what the queue is bounded by.
     pub(super) fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -268,7 +275,7 @@ impl AuditEvent {
         }
         line.quoted("from", self.from);
         line.plain("from_asserted", self.from_asserted);
-        line.text("note", self.note.as_deref(), NOTE_MAX);
+        line.text("note", self.note.as_deref(), if self.is_order() { ORDER_NOTE_MAX } else { NOTE_MAX });
         line.plain("count", self.count);
         line.quoted("first", self.first);
         line.quoted("last", self.last);

@@ -31,17 +31,13 @@ pub(super) enum Question<'a> {
     AuditSummary(&'a Handle),
     AuditVerify,
     ClockReset,
-    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
     Suspend(&'a Hold),
-    #[allow(dead_code, reason = "keeps the numbers of those behind it")]
     Resume(&'a Hold),
     Watch(&'a Watch),
     Rekey(Rekey),
     RekeyProgress,
     RecoveryKey,
     Backup(BackupAsk),
-    #[allow(dead_code, reason = "the numbers of what follows count it")]
-    #[allow(dead_code, reason = "the numbers of what follows count it")]
     Import(&'a [ImportEntry<'a>]),
     Edit(&'a Edit),
     Renew(&'a Handle),

@@ -5,13 +5,15 @@
 //! an error with a status, never a panic.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
 use crate::ctl::error::CtlError;
 use crate::ctl::render::style::{self, Ink, ink};
 use crate::time::{UnixTime, wall_now};
 
+/// Bytes of an answer.
+const ANSWER_MAX: u64 = 1024;
 /// Narrower than this no table is laid out for.
 const WIDTH_MIN: usize = 40;
 
@@ -19,6 +21,8 @@ const WIDTH_MIN: usize = 40;
 pub struct Console {
     out: Box<dyn Write>,
     err: Box<dyn Write>,
+    /// Where a person answers questions; `None` when nobody can.
+    answers: Option<Box<dyn Read>>,
     /// Columns of the terminal that results go to; `None` when it is no terminal, and then nothing is shortened.
     pub width: Option<usize>,
     /// Results may have colour.
@@ -48,6 +52,7 @@ impl Console {
         Self {
             out: unbuffered(io::stdout()),
             err: unbuffered(io::stderr()),
+            answers: (io::stdin().is_terminal() && io::stderr().is_terminal()).then(|| Box::new(io::stdin()) as _),
             width: set.or_else(terminal).map(|width| width.max(WIDTH_MIN)),
             colour: colour(io::stdout().is_terminal()),
             colour_err: colour(io::stderr().is_terminal()),
@@ -65,6 +70,7 @@ impl Console {
         Self {
             out: Box::new(out),
             err: Box::new(err),
+            answers: None,
             width: None,
             colour: false,
             colour_err: false,
@@ -123,6 +129,27 @@ impl Console {
             format!("{} {message}\n", ink(Ink::Bad, "bearerctl:"))
         };
         self.say(&line);
+    }
+
+    /// Gives a test's answers.
+    #[cfg(test)]
+    pub(crate) fn answered_by(&mut self, answers: impl Read + 'static) {
+        self.answers = Some(Box::new(answers));
+    }
+
+    /// Whether somebody is there to answer a question.
+    pub fn can_ask(&self) -> bool {
+        self.answers.is_some()
+    }
+
+    /// Asks, whatever `--quiet` says; only a plain yes is one.
+    pub fn ask(&mut self, question: &str) -> bool {
+        self.say(&format!("{question} [y/N] "));
+        let Some(answers) = &mut self.answers else { return false };
+        let mut line = String::new();
+        // A line is all that is taken of a person; the end of the input is no yes.
+        let read = BufReader::new(answers.take(ANSWER_MAX)).read_line(&mut line);
+        read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
     }
 
     /// Writes to standard error; if nobody can read that, there is nobody to tell.

@@ -56,7 +56,7 @@ pub(super) trait Daemon {
 pub(super) enum Patience {
     /// As long as a change that waits for its disk.
     Usual,
-    /// As long as going through logs of years.
+    /// As long as going through logs of years, or through all tokens.
     Search,
 }
 

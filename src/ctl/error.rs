@@ -117,6 +117,9 @@ pub enum CtlError {
     /// The daemon said no.
     #[error("{0}")]
     Refused(#[from] Failure),
+    /// A person was asked and did not say yes.
+    #[error("not confirmed: nothing was changed")]
+    NotConfirmed,
     /// Standard output can't be written.
     #[error("can't write the output: {0}; write it elsewhere")]
     Output(#[source] io::Error),
@@ -163,6 +166,7 @@ impl CtlError {
             | Self::Exists { .. } => USAGE,
             Self::BadToken(_) => BAD_DATA,
             Self::Interrupted => 130,
+            Self::NotConfirmed => NO,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Timeout(_) | Self::Lost(_) => TRY_AGAIN,
             Self::Protocol(_) => INTERNAL,
@@ -185,6 +189,7 @@ impl CtlError {
             Self::Exists { .. } => "exists",
             Self::Write { .. } => "unwritable",
             Self::Interrupted => "interrupted",
+            Self::NotConfirmed => "not_confirmed",
             Self::Unreachable(_) => "unreachable",
             Self::Timeout(_) => "timeout",
             Self::Lost(_) => "connection_lost",

@@ -30,6 +30,7 @@ use args::{AuditCommand, Cli, ClockCommand, Command};
 use console::Console;
 use daemon::{Daemon, Patience};
 use error::CtlError;
+use render::many::Verb;
 
 /// How a command gets to the daemon: when it needs it, not before it has read a token.
 type Connect<'a> = &'a dyn Fn(Patience) -> Result<Box<dyn Daemon>, CtlError>;
@@ -74,9 +75,9 @@ fn dispatch(cli: Cli, console: &mut Console, connect: ConnectTo<'_>) -> Result<u
         Command::Edit(args) => commands::edit::run(*args, &connect, console),
         Command::Renew(args) => commands::renew::run(&args, &connect, console),
         Command::Rotate(args) => commands::rotate::run(args, &connect, console),
-        Command::Revoke(args) => commands::revoke::run(args, &connect, console),
-        Command::Suspend(args) => commands::hold::run(args, commands::hold::Verb::Suspend, &connect, console),
-        Command::Resume(args) => commands::hold::run(args, commands::hold::Verb::Resume, &connect, console),
+        Command::Revoke(args) => commands::revoke::run(*args, &connect, console),
+        Command::Suspend(args) => commands::hold::run(*args, Verb::Suspend, &connect, console),
+        Command::Resume(args) => commands::hold::run(*args, Verb::Resume, &connect, console),
         Command::Audit(args) => match args.command {
             None => commands::audit::run(*args, &connect, console),
             Some(AuditCommand::Verify) => commands::verify::run(&connect, console),

@@ -48,6 +48,11 @@ struct Script {
 struct Fake(Rc<RefCell<Script>>);
 
 impl Fake {
+    fn held(&self, verb: &str, ask: &Hold) -> Result<Changed, CtlError> {
+        let changed = self.asked(format!("{verb} {}", held(ask)))?.changed.clone().unwrap();
+        Ok(Changed { dry_run: ask.dry_run, ..changed })
+    }
+
     fn asked(&self, what: String) -> Result<std::cell::RefMut<'_, Script>, CtlError> {
         let mut script = self.0.borrow_mut();
         script.asked.push(what);
@@ -101,7 +106,16 @@ impl Daemon for Fake {
             Which::Token(token) => format!("token {}", *token == TOKEN),
             Which::Filter(filter) => filter.to_string(),
         };
-        Ok(self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap())
+        let changed = self.asked(format!("revoke {which} {:?} {}", ask.reason, ask.dry_run))?.changed.clone().unwrap();
+        Ok(Changed { dry_run: ask.dry_run, ..changed })
+    }
+
+    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        self.held("suspend", ask)
+    }
+
+    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
+        self.held("resume", ask)
     }
 
     fn show(&mut self, token: &Handle) -> Result<Shown, CtlError> {
@@ -187,14 +201,6 @@ impl Daemon for Fake {
         let all = || vec![ImportOutcome::Taken(id); entries.len()];
         Ok(script.imported.pop_front().unwrap_or_else(all))
     }
-    fn suspend(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
-        Ok(self.asked(format!("suspend {}", held(ask)))?.changed.clone().unwrap())
-    }
-
-    fn resume(&mut self, ask: &Hold) -> Result<Changed, CtlError> {
-        Ok(self.asked(format!("resume {}", held(ask)))?.changed.clone().unwrap())
-    }
-
     fn edit(&mut self, ask: &Edit) -> Result<TokenInfo, CtlError> {
         let Edit { token, name, labels, unlabel, allow_from, allow_units, allow_uids, scopes, drop_scopes, ends } = ask;
         self.asked(format!(
@@ -1003,4 +1009,44 @@ fn a_backup_is_asked_for_piece_by_piece_and_written_whole() {
     assert_eq!(refused.status, super::error::NOT_PERMITTED);
     assert_eq!(fs::read(&path).unwrap(), b"abcabcabcabc");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// What is meant is shown and asked before anything is done; what is done is said, and a filter that means nothing is told.
+#[test]
+fn many_are_changed_only_after_a_yes() {
+    let pages = || VecDeque::from([Tokens { tokens: tokens(), next: None }]);
+    let asked = |answer: &'static str, count: u64| {
+        let script = Rc::new(RefCell::new(changed(count, &[ID])));
+        script.borrow_mut().pages = pages();
+        let (out, err) = (Screen::default(), Screen::default());
+        let mut console = Console::captured(out.clone(), err.clone(), now());
+        console.answered_by(answer.as_bytes());
+        let args = ["bearerctl", "suspend", "--subject", "alice"].into_iter().map(OsString::from).collect();
+        let fake = script.clone();
+        let connect = move |_: Option<&Path>, _: Patience| Ok(Box::new(Fake(fake.clone())) as Box<dyn Daemon>);
+        let status = super::run(args, &mut console, &connect);
+        let text = |screen: &Screen| String::from_utf8(screen.text.borrow().clone()).unwrap();
+        (status, text(&out), text(&err), script.borrow().asked.clone())
+    };
+    let dry = "suspend --subject alice None true".to_owned();
+    let real = "suspend --subject alice None false".to_owned();
+    let (status, out, err, did) = asked("n\n", 1204);
+    assert_eq!((status, out.as_str(), did), (1, "", vec![dry.clone(), format!("show {ID}")]));
+    assert!(err.contains("and 1,203 more\n") && err.contains("Suspend 1,204 tokens? [y/N] "), "{err}");
+    assert!(err.ends_with("bearerctl: not confirmed: nothing was changed\n"), "{err}");
+    let (status, out, _, did) = asked("Yes\n", 1204);
+    assert_eq!((status, did), (0, vec![dry.clone(), format!("show {ID}"), real.clone()]));
+    assert_eq!(out, "Suspended 1,204 tokens, refused until resumed.\n");
+    // Nothing would change: no question, and the answer of the real thing counts.
+    let (status, out, err, did) = asked("", 0);
+    assert_eq!((status, out.as_str(), err.as_str()), (0, "Nothing changed.\n", ""));
+    assert_eq!(did, [dry, real, "list 1 None".to_owned()]);
+
+    let none = || Script { pages: [Tokens { tokens: Vec::new(), next: None }].into(), ..changed(0, &[]) };
+    assert_eq!(run(none(), &["revoke", "--all", "--yes"]).status, 1);
+    let json = run(Script { pages: pages(), ..changed(0, &[]) }, &["resume", "--all", "--yes", "--json"]);
+    assert_eq!((json.status, json.out.as_str()), (0, "{\"count\":0,\"ids\":[],\"dry_run\":false}\n"));
+    let dry = run(changed(1204, &[ID]), &["revoke", "--label", "a=b c", "--dry-run"]);
+    assert_eq!(dry.asked, ["revoke --label 'a=b c' None true".to_owned(), format!("show {ID}")]);
+    assert!(dry.out.starts_with("Would revoke 1,204 tokens.\n") && dry.out.contains("and 1,203 more\n"), "{}", dry.out);
 }

@@ -141,12 +141,14 @@ async fn serve(start: Start) -> Result<(), Failure> {
     running.note(EventKind::Start, "done", Some(format!("bearerd {}", env!("CARGO_PKG_VERSION"))));
     running.notifier.ready("serving");
     tracing::info!("serving on {}", running.config.socket.path.display());
+    let applying = tokio::spawn(Arc::clone(&running.service).apply_orders());
     let sweeper = tokio::spawn(Sweeper::new(Arc::clone(&running.service)).run());
     let ended = running.until_stopped(signals).await;
     running.notifier.stopping();
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
+    let _ = applying.await;
     let _ = sweeper.await;
     running.service.settle_alerts().await;
     running.end(ended).await

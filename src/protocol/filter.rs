@@ -3,16 +3,20 @@
 //! The enum is append only, as all messages are: a condition that a version does not know is refused, never skipped.
 
 use std::fmt::{self, Write};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::message::State;
-use crate::time::{UnixTime, format_duration};
+use crate::time::{UnixTime, format_duration, parse_duration};
 use crate::token::{Kind, TokenId};
 
 /// Conditions in one filter.
 pub const CONDITIONS_MAX: usize = 32;
+
+/// Bytes of a filter written out: what a change of many tokens takes, so that its audit line has it whole.
+pub const FILTER_TEXT_MAX: usize = 4096;
 
 /// Conditions that must all hold; none at all = every token, which only listings take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,9 +114,143 @@ impl fmt::Display for Condition {
     }
 }
 
+/// A text that is no filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a filter as bearerd writes it")]
+pub struct NotAFilter;
+
+/// Reads what [`Filter`]'s `Display` writes: `filter.to_string().parse() == Ok(filter)`, as long as
+/// its durations are whole milliseconds and no longer than 1,000 years.
+impl FromStr for Filter {
+    type Err = NotAFilter;
+
+    fn from_str(text: &str) -> Result<Self, NotAFilter> {
+        let mut words = words(text)?.into_iter();
+        let mut conditions = Vec::new();
+        while let Some(flag) = words.next() {
+            if flag == "--all" {
+                conditions.push(Condition::All);
+                continue;
+            }
+            let value = words.next().ok_or(NotAFilter)?;
+            conditions.push(condition(&flag, value).ok_or(NotAFilter)?);
+        }
+        Ok(Self(conditions))
+    }
+}
+
+fn condition(flag: &str, value: String) -> Option<Condition> {
+    Some(match flag {
+        "--subject" => Condition::Subject(value),
+        "--issuer" => Condition::Issuer(value),
+        "--name" => Condition::Name(value),
+        "--label" => Condition::Label(value),
+        "--scope" => Condition::Scope(value),
+        "--kind" => Condition::Kind(value.parse().ok()?),
+        "--profile" => Condition::Profile(value),
+        "--state" => Condition::State(State::ALL.into_iter().find(|state| state.name() == value)?),
+        "--expiring-within" => Condition::ExpiringWithin(parse_duration(&value).ok()?),
+        "--unused-for" => Condition::UnusedFor(parse_duration(&value).ok()?),
+        "--unused-since" => Condition::UnusedSince(value.parse().ok()?),
+        "--family" => Condition::Family(value.parse().ok()?),
+        "--issued-before" => Condition::IssuedBefore(value.parse().ok()?),
+        "--issued-after" => Condition::IssuedAfter(value.parse().ok()?),
+        _ => return None,
+    })
+}
+
+/// Words as a shell takes them apart: bare, in single quotes, or an escaped quote between those.
+fn words(text: &str) -> Result<Vec<String>, NotAFilter> {
+    let mut words = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut word = String::new();
+        loop {
+            if let Some(quoted) = rest.strip_prefix('\'') {
+                let (inside, after) = quoted.split_once('\'').ok_or(NotAFilter)?;
+                word.push_str(inside);
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix(r"\'") {
+                word.push('\'');
+                rest = after;
+            } else {
+                let end = rest.find([' ', '\'', '\\']).unwrap_or(rest.len());
+                if end == 0 {
+                    break;
+                }
+                word.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+        }
+        words.push(word);
+        match rest.strip_prefix(' ') {
+            Some(after) if !after.is_empty() => rest = after,
+            None if rest.is_empty() => {}
+            _ => return Err(NotAFilter),
+        }
+    }
+    Ok(words)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_condition() -> impl Strategy<Value = Condition> {
+        // What a shell and a parser could stumble over, and anything else.
+        let text = || prop_oneof![any::<String>(), "[ '\"\\\\$a=:-]{0,12}"];
+        let time = || (0..=UnixTime::MAX.as_micros()).prop_map(UnixTime::from_micros);
+        let duration = || (0_u64..=366_000 * 86_400_000).prop_map(Duration::from_millis);
+        prop_oneof![
+            text().prop_map(Condition::Subject),
+            text().prop_map(Condition::Issuer),
+            text().prop_map(Condition::Name),
+            text().prop_map(Condition::Label),
+            text().prop_map(Condition::Scope),
+            text().prop_map(Condition::Profile),
+            prop_oneof![Just(Kind::Machine), Just(Kind::Session), Just(Kind::Canary)].prop_map(Condition::Kind),
+            prop::sample::select(State::ALL.to_vec()).prop_map(Condition::State),
+            duration().prop_map(Condition::ExpiringWithin),
+            duration().prop_map(Condition::UnusedFor),
+            time().prop_map(Condition::UnusedSince),
+            any::<[u8; 16]>().prop_map(|bytes| Condition::Family(TokenId::from_bytes(bytes))),
+            time().prop_map(Condition::IssuedBefore),
+            time().prop_map(Condition::IssuedAfter),
+            Just(Condition::All),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(conditions in prop::collection::vec(any_condition(), 0..6)) {
+            let filter = Filter(conditions);
+            prop_assert_eq!(filter.to_string().parse(), Ok(filter));
+        }
+
+        #[test]
+        fn nothing_else_panics(text in any::<String>()) {
+            let _ = text.parse::<Filter>();
+        }
+    }
+
+    #[test]
+    fn what_no_filter_is_written_as_is_none() {
+        for text in [
+            "--subject",
+            "subject alice",
+            "--subject 'alice",
+            "--all ",
+            " --all",
+            "--all  --all",
+            r"--name \a",
+            "--kind x",
+        ] {
+            assert_eq!(text.parse::<Filter>(), Err(NotAFilter), "{text}");
+        }
+        assert_eq!("".parse(), Ok(Filter::default()));
+    }
 
     #[test]
     fn a_filter_reads_as_it_would_be_typed() {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use super::revoke::{Revocation, revoke};
 use crate::audit::{EventKind, Line};
 use crate::protocol::filter::{Condition, Filter};
-use crate::protocol::message::State;
+use crate::store::order::Own;
 use crate::store::record::{Ending, TokenRecord};
 use crate::store::select;
-use crate::time::{UnixTime, parse_duration};
+use crate::time::UnixTime;
 use crate::token::TokenId;
 
 /// What the note of an order's line begins with.
 const BY_FILTER: &str = "by filter: ";
-/// What follows in the note of one that was about the peer's own tokens only.
+/// And what follows where the peer might do it only to its own tokens.
 const OWN_OF: &str = "; own of ";
 /// Lines from so long before the backup may be of uses that it has not: a use is written down before it is durable.
 const OVERLAP: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ struct Deed {
     ending: Ending,
     /// Of an order: which tokens it can have meant.
     filter: Option<Filter>,
-    /// Of an order: only this user's own.
+    /// And whose only.
     own: Option<Own>,
     /// All that it says was understood, and only the records decide it.
     exact: bool,
@@ -49,13 +49,6 @@ enum What {
     Replace,
     /// Its successor was rotated itself.
     Outlive,
-}
-
-/// Whose own tokens an order was about: by issuer or subject, name and uid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Own {
-    name: String,
-    uid: u32,
 }
 
 /// A rotation: the tokens that its line names.
@@ -134,13 +127,17 @@ impl Replay {
             _ => return,
         };
         let ending = Ending { at: line.time, reason: line.reason.clone(), by_uid };
-        if line.id.is_some() {
-            return self.add(line.id, Deed { what, ending, filter: None, own: None, exact: true });
-        }
-        let (filter, own, whole) = order_of(line.note.as_deref().unwrap_or_default());
-        let exact = whole && select::decides(&filter);
-        self.doubtful += u64::from(!exact);
-        self.add(None, Deed { what, ending, filter: Some(filter), own, exact });
+        let (filter, own, exact) = match line.id {
+            Some(_) => (None, None, true),
+            None => {
+                let order = order_of(line.note.as_deref().unwrap_or_default());
+                let exact = order.as_ref().is_some_and(|(filter, _)| select::decides(filter));
+                self.doubtful += u64::from(!exact);
+                let (filter, own) = order.unwrap_or_default();
+                (Some(filter), own, exact)
+            }
+        };
+        self.add(line.id, Deed { what, ending, filter, own, exact });
     }
 
     /// Takes in a record of the newer store that the backup takes the place of.
@@ -238,8 +235,8 @@ impl Replay {
     /// Whether an order can have meant this token.
     fn may_mean(&self, deed: &Deed, record: &TokenRecord) -> bool {
         let Some(filter) = &deed.filter else { return false };
-        let own = deed.own.as_ref().is_none_or(|own| own.is_of(record));
-        if record.issued_at > deed.ending.at || !own {
+        let theirs = deed.own.as_ref().is_none_or(|own| own.is_of(record));
+        if record.issued_at > deed.ending.at || !theirs {
             return false;
         }
         // What it was called then is not known.
@@ -338,90 +335,20 @@ fn ids_in(text: &str) -> impl Iterator<Item = TokenId> {
     text.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.parse().ok())
 }
 
-impl Own {
-    fn is_of(&self, record: &TokenRecord) -> bool {
-        let issued = record.issuer_uid == self.uid && record.issuer == self.name;
-        let stands_for = record.subject_uid == Some(self.uid) && record.subject == self.name;
-        issued || stands_for
-    }
-
-    /// `NAME (UID)`.
-    fn parse(text: &str) -> Option<Self> {
-        let (name, uid) = text.strip_suffix(')')?.rsplit_once(" (")?;
-        Some(Self { name: name.to_owned(), uid: uid.parse().ok()? })
-    }
-}
-
-/// The conditions in the note of an order, whose own tokens it was about, and whether that is all: a note is cut at 256
-/// bytes, and what is not understood leaves the others to say what can have been meant.
-fn order_of(note: &str) -> (Filter, Option<Own>, bool) {
-    let Some(text) = note.strip_prefix(BY_FILTER) else { return (Filter::default(), None, false) };
-    let own = text.rsplit_once(OWN_OF).and_then(|(filter, own)| Some((filter, Own::parse(own)?)));
-    let (mut rest, own) = own.map_or((text, None), |(filter, own)| (filter, Some(own)));
-    let mut conditions = Vec::new();
-    while !rest.is_empty() {
-        let Some((condition, behind)) = condition_of(rest) else { return (Filter(conditions), own, false) };
-        conditions.push(condition);
-        rest = behind;
-    }
-    let whole = !conditions.is_empty();
-    (Filter(conditions), own, whole)
-}
-
-/// The first condition of a filter as it is displayed, and what follows it.
-fn condition_of(text: &str) -> Option<(Condition, &str)> {
-    let (flag, rest) = text.strip_prefix("--")?.split_once(' ').unwrap_or((&text[2..], ""));
-    if flag == "all" {
-        return Some((Condition::All, rest));
-    }
-    let (value, rest) = word_of(rest)?;
-    let condition = match flag {
-        "subject" => Condition::Subject(value),
-        "issuer" => Condition::Issuer(value),
-        "name" => Condition::Name(value),
-        "label" => Condition::Label(value),
-        "scope" => Condition::Scope(value),
-        "kind" => Condition::Kind(value.parse().ok()?),
-        "profile" => Condition::Profile(value),
-        "state" => Condition::State(State::ALL.into_iter().find(|state| state.name() == value)?),
-        "expiring-within" => Condition::ExpiringWithin(parse_duration(&value).ok()?),
-        "unused-for" => Condition::UnusedFor(parse_duration(&value).ok()?),
-        "unused-since" => Condition::UnusedSince(value.parse().ok()?),
-        "family" => Condition::Family(value.parse().ok()?),
-        "issued-before" => Condition::IssuedBefore(value.parse().ok()?),
-        "issued-after" => Condition::IssuedAfter(value.parse().ok()?),
-        _ => return None,
+/// What the note of an order means: its filter, and whose tokens only. `None` = not as this version writes it, and then it
+/// can have meant any.
+fn order_of(note: &str) -> Option<(Filter, Option<Own>)> {
+    let text = note.strip_prefix(BY_FILTER)?;
+    let (filter, own) = match text.rsplit_once(OWN_OF).and_then(|(filter, own)| Some((filter, own.strip_suffix(')')?)))
+    {
+        Some((filter, own)) => {
+            let (name, uid) = own.rsplit_once(" (")?;
+            (filter, Some(Own { uid: uid.parse().ok()?, name: name.to_owned() }))
+        }
+        None => (text, None),
     };
-    Some((condition, rest))
-}
-
-/// A word as a shell would read it: bare, or in single quotes. One that a cut may have shortened is none.
-fn word_of(text: &str) -> Option<(String, &str)> {
-    let (mut word, mut rest) = (String::new(), text);
-    loop {
-        if let Some(quoted) = rest.strip_prefix('\'') {
-            let (inside, behind) = quoted.split_once('\'')?;
-            word.push_str(inside);
-            rest = behind;
-        } else if let Some(behind) = rest.strip_prefix(r"\'") {
-            word.push('\'');
-            rest = behind;
-        } else {
-            // What is not quoted is plain: a line that was cut in what follows the filter has other characters there.
-            let plain = |c: char| c.is_ascii_alphanumeric() || "._-:=/@*".contains(c);
-            let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
-            word.push_str(&rest[..end]);
-            rest = &rest[end..];
-            if end == 0 && !rest.is_empty() && !rest.starts_with(' ') {
-                return None;
-            }
-        }
-        match rest.strip_prefix(' ') {
-            Some(behind) => return Some((word, behind)),
-            None if rest.is_empty() => return Some((word, "")),
-            None => {}
-        }
-    }
+    let filter: Filter = filter.parse().ok()?;
+    (!filter.is_empty()).then_some((filter, own))
 }
 
 #[cfg(test)]

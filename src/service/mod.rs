@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod alerts;
+mod apply;
 mod backup;
 mod caller;
 mod changes;
@@ -379,7 +380,9 @@ fn audit_unavailable() -> Failure {
 fn store_failure(error: &StoreError) -> Failure {
     let code = match error {
         StoreError::NoRoom => ErrorCode::NoSpace,
-        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::Stopped => ErrorCode::Unavailable,
+        StoreError::NotWritten(_) | StoreError::Read(_) | StoreError::TooManyOrders | StoreError::Stopped => {
+            ErrorCode::Unavailable
+        }
         StoreError::SyncFailed | StoreError::Fatal(_) => ErrorCode::Undecided,
         _ => ErrorCode::Internal,
     };

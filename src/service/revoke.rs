@@ -9,6 +9,7 @@ use super::right::Right;
 use super::{Caller, Later, Now, Service, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
+use crate::peer::PeerLabel;
 use crate::protocol::message::{Answer, Changed, Failure, Revoke, Which};
 use crate::registry::revoke::{Revocation, reinstated, relatives, revoke};
 use crate::registry::{Invalid, ended};
@@ -116,13 +117,7 @@ impl Service {
                     events.push(event);
                 }
                 for record in good_again {
-                    let mut event = event_about(EventKind::Rotate, &record, now);
-                    event.reason = Some("undone".into());
-                    event.peer = Some(right.caller.peer.label());
-                    event.note = Some("its successor was revoked before it was used".to_owned());
-                    txn.put(record, Effect::Extends)?;
-                    announce(txn, &mut event)?;
-                    events.push(event);
+                    events.push(undo_rotation(txn, record, Some(right.caller.peer.label()))?);
                 }
                 Ok((changed, events))
             }
@@ -143,10 +138,25 @@ impl Service {
     }
 }
 
+/// Puts a predecessor that is good again, with its line.
+pub(super) fn undo_rotation(
+    txn: &mut Txn<'_>,
+    record: TokenRecord,
+    peer: Option<PeerLabel>,
+) -> Result<AuditEvent, StoreError> {
+    let mut event = event_about(EventKind::Rotate, &record, txn.now());
+    event.reason = Some("undone".into());
+    event.peer = peer;
+    event.note = Some("its successor was revoked before it was used".to_owned());
+    txn.put(record, Effect::Extends)?;
+    announce(txn, &mut event)?;
+    Ok(event)
+}
+
 /// The predecessors of unused successors among `revoked`, as they are without those.
-fn good_again(txn: &mut Txn<'_>, revoked: &[TokenRecord]) -> Result<Vec<TokenRecord>, StoreError> {
+pub(super) fn good_again(txn: &mut Txn<'_>, revoked: &[TokenRecord]) -> Result<Vec<TokenRecord>, StoreError> {
     let mut records = Vec::new();
-    for successor in revoked {
+    for successor in revoked.iter().filter(|record| record.revoked.is_some()) {
         let Some(id) = successor.predecessor.filter(|id| revoked.iter().all(|other| other.id != *id)) else { continue };
         let predecessor = txn.record(id)?;
         records.extend(predecessor.and_then(|predecessor| reinstated(&predecessor, successor)));

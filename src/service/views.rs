@@ -192,6 +192,7 @@ impl Service {
                 "tokens": self.store.token_count().map_err(|error| store_failure(&error))?,
                 "expiring_7d": self.expiring_soon(now).map_err(|error| store_failure(&error))?,
                 "generation": self.store.generation(),
+                "unfinished_orders": self.store.unfinished_orders(),
                 "last_uses_lost": self.store.uses_lost(),
                 "free_bytes": room.free_bytes,
                 "disk_free_bytes": room.disk_free_bytes,

@@ -90,6 +90,11 @@ pub enum StoreError {
     /// New tokens are refused because the disk is full: the room that is left is kept for revocations.
     #[error("the disk of the store is full: no new tokens until there is room; revocations still go through")]
     NoRoom,
+    /// So many orders over many tokens are being written into the records that no more is taken. Nothing changed; ask again.
+    #[error(
+        "too many orders over many tokens are still being written into the tokens' records, and nothing changed: try again in a moment"
+    )]
+    TooManyOrders,
     /// A token with this id exists; an id is never given twice.
     #[error("a token with this id exists")]
     Exists,

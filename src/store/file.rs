@@ -12,7 +12,9 @@ use super::disk::{Disk, FileDisk, Medium};
 use super::engine::{self, Engine, guarded, io_error};
 use super::error::{StoreError, cause, read_error};
 use super::journal;
-use super::schema::{self, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, Standing, Tables};
+use super::order::Order;
+use super::orders;
+use super::schema::{self, FORMAT, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, Standing, Tables};
 use super::{Boot, Sealer};
 use crate::time::Mark;
 
@@ -37,7 +39,7 @@ pub struct StoreFile {
     medium: Medium,
     options: FileOptions,
     /// The open engine and the header; `None` when there is nothing in the file yet.
-    open: Option<(Database, Vec<u8>)>,
+    open: Option<(Database, Clear)>,
 }
 
 impl StoreFile {
@@ -65,8 +67,8 @@ impl StoreFile {
         // Opening the engine writes, and so does closing it: not before the store is accepted.
         let medium = Medium::staged(disk);
         let db = engine::open(&medium, options.cache_bytes, options.check)?;
-        let header = guarded(|| read_header(&db))?;
-        Ok(Self { medium, options, open: Some((db, header)) })
+        let clear = guarded(|| read_clear(&db))?;
+        Ok(Self { medium, options, open: Some((db, clear)) })
     }
 
     /// Whether there is nothing in the file yet.
@@ -76,7 +78,7 @@ impl StoreFile {
 
     /// What [`super::Store::create`] was given to keep in clear.
     pub fn header(&self) -> Option<&[u8]> {
-        self.open.as_ref().map(|(_, header)| header.as_slice())
+        self.open.as_ref().map(|(_, clear)| clear.header.as_slice())
     }
 
     /// What the last run left behind; reads only. For what must be known before the store begins to write: the clock's
@@ -110,12 +112,7 @@ impl StoreFile {
     }
 
     /// Makes the tables in a new file, with the first commit.
-    pub(super) fn create(
-        self,
-        header: &[u8],
-        sealer: &dyn Sealer,
-        mark: Mark,
-    ) -> Result<(Engine, Standing), StoreError> {
+    pub(super) fn create(self, header: &[u8], sealer: &dyn Sealer, mark: Mark) -> Result<(Engine, Found), StoreError> {
         if self.open.is_some() {
             return Err(StoreError::NotEmpty);
         }
@@ -131,7 +128,7 @@ impl StoreFile {
             let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);
             let mut tables = Tables::open(&txn)?;
-            tables.meta.insert(META_FORMAT, &schema::format_bytes()[..])?;
+            tables.meta.insert(META_FORMAT, &schema::format_bytes(FORMAT)[..])?;
             tables.meta.insert(META_HEADER, header)?;
             tables.meta.insert(META_STANDING, &*standing.seal(sealer))?;
             drop(tables);
@@ -139,16 +136,37 @@ impl StoreFile {
             Ok(())
         })();
         written.map_err(|error: redb::Error| StoreError::NotWritten(Arc::new(error)))?;
-        Ok((Engine::new(self.medium, self.options.cache_bytes, db), standing))
+        let found = Found { format: FORMAT, standing, orders: Vec::new() };
+        Ok((Engine::new(self.medium, self.options.cache_bytes, db), found))
     }
 
     /// The engine of a file that has a store.
-    pub(super) fn into_engine(self, sealer: &dyn Sealer) -> Result<(Engine, Standing), StoreError> {
-        let (db, _) = self.open.ok_or(StoreError::Empty)?;
-        let standing = guarded(|| read_standing(&db.begin_read().map_err(read_error)?, sealer))?;
+    pub(super) fn into_engine(self, sealer: &dyn Sealer) -> Result<(Engine, Found), StoreError> {
+        let (db, clear) = self.open.ok_or(StoreError::Empty)?;
+        let found = guarded(|| {
+            let txn = db.begin_read().map_err(read_error)?;
+            let (standing, orders) = (read_standing(&txn, sealer)?, orders::stored(&txn, sealer)?);
+            Ok(Found { format: clear.format, standing, orders })
+        })?;
         self.medium.release().map_err(|error| io_error("written", error))?;
-        Ok((Engine::new(self.medium, self.options.cache_bytes, db), standing))
+        Ok((Engine::new(self.medium, self.options.cache_bytes, db), found))
     }
+}
+
+/// What is readable without the key.
+#[derive(Debug)]
+struct Clear {
+    format: u16,
+    header: Vec<u8>,
+}
+
+/// What a store begins with.
+pub(super) struct Found {
+    /// The format that all of it has.
+    pub(super) format: u16,
+    pub(super) standing: Standing,
+    /// Those that not all records bear.
+    pub(super) orders: Vec<Order>,
 }
 
 /// What the last commit left; the header is the one that it left too.
@@ -161,7 +179,7 @@ pub(super) fn read_standing(txn: &ReadTransaction, sealer: &dyn Sealer) -> Resul
 }
 
 /// Checks the format and reads the header.
-fn read_header(db: &Database) -> Result<Vec<u8>, StoreError> {
+fn read_clear(db: &Database) -> Result<Clear, StoreError> {
     let txn = db.begin_read().map_err(read_error)?;
     let meta = match txn.open_table(META) {
         Ok(meta) => meta,
@@ -175,6 +193,6 @@ fn read_header(db: &Database) -> Result<Vec<u8>, StoreError> {
     };
     let value = |name| meta.get(name).map_err(read_error).map(|value| value.map(|value| value.value().to_vec()));
     let missing = |what: &str| StoreError::Damaged { what: format!("its {what} is missing").into() };
-    schema::check_format(&value(META_FORMAT)?.ok_or_else(|| missing("format version"))?)?;
-    value(META_HEADER)?.ok_or_else(|| missing("header"))
+    let format = schema::check_format(&value(META_FORMAT)?.ok_or_else(|| missing("format version"))?)?;
+    Ok(Clear { format, header: value(META_HEADER)?.ok_or_else(|| missing("header"))? })
 }

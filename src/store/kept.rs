@@ -10,9 +10,10 @@ use redb::{
 };
 
 use super::error::{StoreError, cause, read_error};
+use super::order::Order;
 use super::record::{LastUse, TokenRecord};
 use super::schema::{
-    IMPORTS, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, OUTBOX, Standing, TOKENS, USAGE,
+    IMPORTS, META, META_FORMAT, META_HEADER, META_SEAL, META_STANDING, ORDERS, OUTBOX, Standing, TOKENS, USAGE,
 };
 use super::versions::Stored;
 
@@ -42,6 +43,7 @@ pub(super) const KEPT: &[&dyn Kept] = &[
     &Sealed { table: TOKENS, clear: &[], sound: |_, plain| TokenRecord::decode(plain).is_ok() },
     &Sealed { table: USAGE, clear: &[], sound: |_, plain| LastUse::decode(plain).is_ok() },
     &Sealed { table: OUTBOX, clear: &[], sound: |_, _| true },
+    &Sealed { table: ORDERS, clear: &[], sound: |_, plain| Order::decode(plain).is_ok() },
     &Sealed { table: IMPORTS, clear: &[], sound: |_, plain| plain.len() == 16 },
 ];
 

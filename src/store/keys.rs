@@ -8,7 +8,7 @@
 use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata, Table};
 
 use super::error::{StoreError, read_error};
-use super::schema::{IMPORTS, META, META_FORMAT, META_HEADER, OUTBOX, TOKENS, Tables, USAGE};
+use super::schema::{IMPORTS, META, META_FORMAT, META_HEADER, ORDERS, OUTBOX, TOKENS, Tables, USAGE};
 use super::txn::Txn;
 use super::{Sealer, Store};
 
@@ -165,7 +165,7 @@ macro_rules! sealed {
 }
 
 /// Every table with sealed values. A new one is added here.
-const SEALED: [SealedTable; 5] = [
+const SEALED: [SealedTable; 6] = [
     sealed!(meta, META, |name| {
         let clear = [META_FORMAT, META_HEADER].iter().any(|clear| clear.as_bytes() == name);
         (!clear).then(|| name.to_vec())
@@ -174,6 +174,7 @@ const SEALED: [SealedTable; 5] = [
     sealed!(outbox, OUTBOX, big_endian),
     sealed!(usage, USAGE, as_it_is),
     sealed!(imports, IMPORTS, as_it_is),
+    sealed!(orders, ORDERS, big_endian),
 ];
 
 /// Bytes are sealed to as they are.
@@ -258,7 +259,7 @@ mod tests {
 
     /// Whoever adds a table says here, or in [`SEALED`], whether its values are sealed: one that is forgotten would be lost
     /// with the old record key.
-    const KEYS_ONLY: [&str; 3] = ["by_expiry", "index", "live"];
+    const KEYS_ONLY: [&str; 4] = ["by_expiry", "counts", "index", "live"];
 
     #[test]
     fn every_table_is_walked_or_has_nothing_sealed() {

@@ -17,6 +17,9 @@
 //! | `kept`, `backup`, `rebuild` | what a backup carries, its bytes, a store made from it |
 //! | `imports` | imported tokens, by their digest |
 //! | `marks` | how far the sweeper has come |
+//! | `order`, `select` | what is to be done to all tokens that are meant; which are |
+//! | `orders`, `tally` | orders in force until all records bear them; counting what they change |
+//! | `upgrade` | what a store of an earlier format lacks |
 #![forbid(unsafe_code)]
 
 pub mod backup;
@@ -30,6 +33,8 @@ mod journal;
 mod kept;
 mod keys;
 mod marks;
+pub mod order;
+mod orders;
 mod queue;
 mod rebuild;
 pub mod record;
@@ -37,9 +42,11 @@ mod room;
 mod scan;
 mod schema;
 pub mod select;
+mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
 mod txn;
+mod upgrade;
 mod usage;
 mod versions;
 mod wipe;
@@ -61,6 +68,7 @@ pub use hot::SLOTS;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
 pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
+pub use orders::{Counted, ORDER_IDS_MAX, ORDERS_MAX, OrderPage, Placed};
 pub use rebuild::{Renew, Renewed};
 pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
@@ -69,10 +77,11 @@ pub use txn::{Effect, Txn};
 pub use wipe::Remnant;
 
 use self::engine::{Engine, io_error};
+use self::file::Found;
 use self::hot::Hot;
+use self::orders::InForce;
 use self::queue::{Ending, Queue};
 use self::record::{LastUse, TokenRecord};
-use self::schema::Standing;
 use self::usage::{Asks, Usage};
 use self::writer::Writer;
 use crate::time::{Clock, Mark, UnixTime};
@@ -206,6 +215,7 @@ struct Shared {
     clock: Arc<Clock>,
     options: StoreOptions,
     hot: Hot,
+    orders: InForce,
     usage: Usage,
     sweep: marks::Sweep,
     queue: Queue,
@@ -237,8 +247,8 @@ impl Store {
         clock: Arc<Clock>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        let (engine, standing) = file.create(header, &*sealer, clock.mark())?;
-        Self::start(engine, standing, sealer, clock, options)
+        let (engine, found) = file.create(header, &*sealer, clock.mark())?;
+        Self::start(engine, found, sealer, clock, options)
     }
 
     /// Opens the store of a file, and makes its first commit: from then on the last stop no longer counts as clean.
@@ -252,23 +262,25 @@ impl Store {
         options: StoreOptions,
     ) -> Result<(Self, Boot), StoreError> {
         let boot = file.boot(&*sealer)?;
-        let (engine, standing) = file.into_engine(&*sealer)?;
-        Ok((Self::start(engine, standing, sealer, clock, options)?, boot))
+        let (engine, found) = file.into_engine(&*sealer)?;
+        Ok((Self::start(engine, found, sealer, clock, options)?, boot))
     }
 
     fn start(
         engine: Engine,
-        standing: Standing,
+        found: Found,
         sealer: Arc<dyn Sealer>,
         clock: Arc<Clock>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
+        let Found { format, standing, orders } = found;
         let shared = Arc::new(Shared {
             engine,
             sealer,
             clock,
             options,
             hot: Hot::new(options.hot_records),
+            orders: InForce::new(orders),
             usage: Usage::default(),
             sweep: marks::Sweep::default(),
             queue: Queue::default(),
@@ -281,7 +293,7 @@ impl Store {
             fault: watch::Sender::new(None),
         });
         shared.sweep.load(&shared.engine, &*shared.sealer)?;
-        let commits = Writer::start(Arc::clone(&shared), standing)?;
+        let commits = Writer::start(Arc::clone(&shared), standing, format)?;
         // After its first commit, which makes the tables that an older version did not have.
         if shared.engine.read(imports::any)? {
             shared.hot.knows_imports();
@@ -316,16 +328,24 @@ impl Store {
     /// [`StoreError::Read`] (the store mends itself), [`StoreError::Broken`], [`StoreError::Fatal`], [`StoreError::Stopped`].
     pub fn lookup(&self, id: TokenId) -> Result<Lookup, StoreError> {
         let hot = &self.shared.hot;
-        // Before the state, always: `hot` says why.
+        // Before the slot, and that before the state, always: `orders` and `hot` say why.
+        let newest = self.shared.orders.newest();
         let slot = hot.slot(id);
         if self.shared.fatal.load(Ordering::Acquire) {
             return Err(self.shared.stopped());
         }
-        if let Some(record) = hot.pending(id) {
-            return Ok(Lookup { slot, record });
+        match hot.pending(id) {
+            Some(record) if newest == 0 => return Ok(Lookup { slot, record }),
+            Some(_) => return self.lookup_ordered(id),
+            None => {}
         }
-        if let Some(record) = hot.cached(id, slot) {
+        if let Some(record) = hot.cached(id, slot)
+            && record.order >= newest
+        {
             return Ok(Lookup { slot, record: Some(record) });
+        }
+        if newest != 0 {
+            return self.lookup_ordered(id);
         }
         let record = self.read(|txn, sealer| scan::record(txn, sealer, id))?.map(Arc::new);
         if let Some(record) = &record {
@@ -344,7 +364,10 @@ impl Store {
         scan: Scan,
         wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
     ) -> Result<Page, StoreError> {
-        self.read_once(|txn, sealer| scan::page(txn, sealer, &scan, wanted))
+        // Before the records: what has left the list since is in them.
+        let orders = self.shared.orders.list();
+        let bring_up = |record: &mut TokenRecord| orders::bring_up_to(&orders, record);
+        self.read_once(|txn, sealer| scan::page(txn, sealer, &scan, bring_up, wanted))
     }
 
     /// Ids from `first` to `last`, at most `max`: with 2, whether the prefix of an id is unambiguous.

@@ -140,7 +140,7 @@ fn write(db: &Database, sealer: &dyn Sealer, batch: Batch) -> Result<(), StoreEr
                 tables.live.insert(key, ())?;
             }
             for key in &rows.index {
-                tables.index.insert(key, ())?;
+                tables.index(key)?;
             }
         }
         drop(tables);
@@ -162,7 +162,7 @@ fn finish(db: &Database, sealer: &dyn Sealer, backup: &Backup, renewed: &Renewed
             let sealed = sealer.seal("outbox", &generation.to_be_bytes(), record);
             tables.outbox.insert(*generation, &*sealed)?;
         }
-        tables.meta.insert(META_FORMAT, &schema::format_bytes()[..])?;
+        tables.meta.insert(META_FORMAT, &schema::format_bytes(schema::FORMAT)[..])?;
         tables.meta.insert(META_HEADER, &*backup.head().header)?;
         tables.meta.insert(META_STANDING, &*standing)?;
         drop(tables);

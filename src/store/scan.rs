@@ -24,6 +24,8 @@ pub enum IndexTag {
     LabelKey = 3,
     /// A label as `key=value`.
     Label = 4,
+    /// Whom the token stands for, while it is not revoked in its record.
+    SubjectUnrevoked = 5,
 }
 
 impl IndexTag {
@@ -34,13 +36,14 @@ impl IndexTag {
             Self::Issuer => "issuer",
             Self::LabelKey => "label_key",
             Self::Label => "label",
+            Self::SubjectUnrevoked => "subject_unrevoked",
         }
     }
 
     /// Whether the record has the value itself, not only a key that looks like it.
     fn holds(self, record: &TokenRecord, value: &str) -> bool {
         match self {
-            Self::Subject => record.subject == value,
+            Self::Subject | Self::SubjectUnrevoked => record.subject == value,
             Self::Issuer => record.issuer == value,
             Self::LabelKey => record.labels.contains_key(value),
             Self::Label => record.labels.iter().any(|(key, label)| {
@@ -76,6 +79,7 @@ pub(super) fn page(
     txn: &ReadTransaction,
     sealer: &dyn Sealer,
     scan: &Scan,
+    bring_up: impl Fn(&mut TokenRecord),
     mut wanted: impl FnMut(&TokenRecord) -> Result<bool, StoreError>,
 ) -> Result<Page, StoreError> {
     let tokens = txn.open_table(TOKENS).map_err(read_error)?;
@@ -105,7 +109,8 @@ pub(super) fn page(
                 }
                 let id = TokenId::from_bytes(*id.value());
                 last = Some(id);
-                let record = schema::open_record(sealer, id, sealed.value())?;
+                let mut record = schema::open_record(sealer, id, sealed.value())?;
+                bring_up(&mut record);
                 if wanted(&record)? {
                     page.records.push(record);
                 }
@@ -126,7 +131,8 @@ pub(super) fn page(
                 let Some(sealed) = sealed else {
                     return Err(StoreError::Damaged { what: "the index names a token that is not there".into() });
                 };
-                let record = schema::open_record(sealer, id, sealed.value())?;
+                let mut record = schema::open_record(sealer, id, sealed.value())?;
+                bring_up(&mut record);
                 if tag.holds(&record, value) && wanted(&record)? {
                     page.records.push(record);
                 }
@@ -218,9 +224,10 @@ pub(super) fn last_use(txn: &ReadTransaction, sealer: &dyn Sealer, id: TokenId) 
     schema::open(sealer, "usage", id.as_bytes(), sealed.value()).map(Some)
 }
 
-const LAST: TokenId = TokenId::from_bytes([0xff; 16]);
+/// The last id that there can be.
+pub(super) const LAST: TokenId = TokenId::from_bytes([0xff; 16]);
 
 /// The next id there can be.
-fn successor(id: TokenId) -> Option<TokenId> {
+pub(super) fn successor(id: TokenId) -> Option<TokenId> {
     u128::from_be_bytes(*id.as_bytes()).checked_add(1).map(|next| TokenId::from_bytes(next.to_be_bytes()))
 }

@@ -26,12 +26,16 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 pub(super) const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens");
 /// Expiry (microseconds, big-endian), id: what the sweeper walks.
 pub(super) const BY_EXPIRY: TableDefinition<'_, &[u8; 24], ()> = TableDefinition::new("by_expiry");
-/// Tag, keyed hash, id: what listings by subject, issuer and label walk.
+/// Tag, keyed hash, id: what listings by subject, issuer and label walk, and what counts the unrevoked of a subject.
 pub(super) const INDEX: TableDefinition<'_, &[u8; 33], ()> = TableDefinition::new("index");
+/// Tag, keyed hash -> how many rows of [`INDEX`] begin so; kept for the tags that are counted.
+pub(super) const COUNTS: TableDefinition<'_, &[u8; 17], u64> = TableDefinition::new("counts");
 /// Keyed hash of the issuer's uid, end of life (microseconds, big-endian), id: what quotas count.
 pub(super) const LIVE: TableDefinition<'_, &[u8; 40], ()> = TableDefinition::new("live");
 /// Generation -> sealed audit record: those that audit.log lacks, and the newest ones besides.
 pub(super) const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+/// Number -> sealed order, until all records bear it.
+pub(super) const ORDERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("orders");
 /// Id -> sealed last use.
 pub(super) const USAGE: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("usage");
 /// Keyed digest of an imported token -> its sealed id.
@@ -98,8 +102,10 @@ pub(super) struct Tables<'t> {
     pub(super) tokens: Table<'t, &'static [u8; 16], &'static [u8]>,
     pub(super) by_expiry: Table<'t, &'static [u8; 24], ()>,
     pub(super) index: Table<'t, &'static [u8; 33], ()>,
+    pub(super) counts: Table<'t, &'static [u8; 17], u64>,
     pub(super) live: Table<'t, &'static [u8; 40], ()>,
     pub(super) outbox: Table<'t, u64, &'static [u8]>,
+    pub(super) orders: Table<'t, u64, &'static [u8]>,
     pub(super) usage: Table<'t, &'static [u8; 16], &'static [u8]>,
     pub(super) imports: Table<'t, &'static [u8; 32], &'static [u8]>,
 }
@@ -112,22 +118,52 @@ impl<'t> Tables<'t> {
             tokens: txn.open_table(TOKENS)?,
             by_expiry: txn.open_table(BY_EXPIRY)?,
             index: txn.open_table(INDEX)?,
+            counts: txn.open_table(COUNTS)?,
             live: txn.open_table(LIVE)?,
             outbox: txn.open_table(OUTBOX)?,
+            orders: txn.open_table(ORDERS)?,
             usage: txn.open_table(USAGE)?,
             imports: txn.open_table(IMPORTS)?,
         })
     }
 }
 
-/// The bytes of [`META_FORMAT`] as this version writes them.
-pub(super) fn format_bytes() -> [u8; 4] {
-    let ([a, b], [c, d]) = (FORMAT.to_le_bytes(), MIN_READER.to_le_bytes());
+/// Rows of the index. Invariant: a count changes with the row, and only if the row does.
+impl Tables<'_> {
+    /// Puts a row.
+    pub(super) fn index(&mut self, key: &[u8; 33]) -> Result<(), redb::StorageError> {
+        let new = self.index.insert(key, ())?.is_none();
+        self.recount(key, if new { 1 } else { 0 })
+    }
+
+    /// Drops a row.
+    pub(super) fn unindex(&mut self, key: &[u8; 33]) -> Result<(), redb::StorageError> {
+        let there = self.index.remove(key)?.is_some();
+        self.recount(key, if there { -1 } else { 0 })
+    }
+
+    fn recount(&mut self, key: &[u8; 33], by: i64) -> Result<(), redb::StorageError> {
+        if by == 0 || key[0] != IndexTag::SubjectUnrevoked as u8 {
+            return Ok(());
+        }
+        let prefix = key.first_chunk::<17>().expect("33 bytes have 17");
+        let before = self.counts.get(prefix)?.map_or(0, |count| count.value());
+        match before.saturating_add_signed(by) {
+            0 => self.counts.remove(prefix)?,
+            count => self.counts.insert(prefix, count)?,
+        };
+        Ok(())
+    }
+}
+
+/// The bytes of [`META_FORMAT`] as this version writes them for a store that has all of this format.
+pub(super) fn format_bytes(format: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (format.to_le_bytes(), MIN_READER.to_le_bytes());
     [a, b, c, d]
 }
 
-/// Refuses a format whose oldest reader is newer than this version.
-pub(super) fn check_format(bytes: &[u8]) -> Result<(), StoreError> {
+/// The format of a store; refuses one whose oldest reader is newer than this version.
+pub(super) fn check_format(bytes: &[u8]) -> Result<u16, StoreError> {
     let Ok([a, b, c, d]) = <[u8; 4]>::try_from(bytes) else {
         return Err(StoreError::Damaged { what: "its format version is unreadable".into() });
     };
@@ -135,7 +171,7 @@ pub(super) fn check_format(bytes: &[u8]) -> Result<(), StoreError> {
     if needed > FORMAT {
         return Err(StoreError::NewerFormat { found, needed, known: FORMAT });
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Encodes a value in its newest encoding and seals it to its place.
@@ -204,6 +240,10 @@ impl Rows {
         for (key, value) in &record.labels {
             index.push(index_key(&index_prefix(sealer, IndexTag::LabelKey, key), record.id));
             index.push(index_key(&index_prefix(sealer, IndexTag::Label, &format!("{key}={value}")), record.id));
+        }
+        if record.revoked.is_none() {
+            let prefix = index_prefix(sealer, IndexTag::SubjectUnrevoked, &record.subject);
+            index.push(index_key(&prefix, record.id));
         }
         index.sort_unstable();
         index.dedup();
@@ -282,6 +322,11 @@ pub(super) fn live_key(prefix: &[u8; 16], until: UnixTime, id: TokenId) -> [u8; 
     key
 }
 
+/// The id in such a key.
+pub(super) fn live_id(key: &[u8; 40]) -> TokenId {
+    TokenId::from_bytes(*key.last_chunk::<16>().expect("40 bytes have 16"))
+}
+
 /// The keys of all tokens of `prefix` that end later than `now`.
 pub(super) fn live_range(prefix: &[u8; 16], now: UnixTime) -> ([u8; 40], [u8; 40]) {
     let mut first = live_key(prefix, UnixTime::EPOCH, TokenId::MIN);
@@ -298,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_format_that_needs_a_newer_reader_is_refused() {
-        assert!(check_format(&format_bytes()).is_ok());
+        assert!(check_format(&format_bytes(FORMAT)).is_ok());
         // Of the first version, and newer but readable by this one.
         assert!(check_format(&[1, 0, 1, 0]).is_ok() && check_format(&[9, 0, 2, 0]).is_ok());
         let error = check_format(&[9, 0, 3, 0]).expect_err("its oldest reader is version 3");

@@ -10,12 +10,15 @@ use crate::protocol::filter::{Condition, Filter};
 
 /// Whether the record alone decides every condition of the filter, now and later.
 pub fn decides(filter: &Filter) -> bool {
-    filter.0.iter().all(|condition| {
-        !matches!(
-            condition,
-            Condition::State(_) | Condition::ExpiringWithin(_) | Condition::UnusedFor(_) | Condition::UnusedSince(_)
-        )
-    })
+    filter.0.iter().all(decides_one)
+}
+
+/// The same of one condition.
+pub fn decides_one(condition: &Condition) -> bool {
+    !matches!(
+        condition,
+        Condition::State(_) | Condition::ExpiringWithin(_) | Condition::UnusedFor(_) | Condition::UnusedSince(_)
+    )
 }
 
 /// Whether the record meets all conditions that it decides alone; the others are taken as met.

@@ -11,6 +11,7 @@ use redb::ReadableTable;
 use super::error::{StoreError, read_error};
 use super::journal::{self, KEPT_WHEN_FULL};
 use super::marks::{Moves, SweepMarks};
+use super::orders::{self, Batch, Given, Placing};
 use super::record::{LastUse, TokenRecord};
 use super::schema::{self, Rows, Tables};
 use super::{Sealer, hot::Hot, imports};
@@ -33,6 +34,7 @@ pub struct Txn<'t> {
     pub(super) tables: Tables<'t>,
     pub(super) sealer: &'t dyn Sealer,
     hot: &'t Hot,
+    pub(super) orders: Given<'t>,
     now: UnixTime,
     pub(super) issue_ok: bool,
     /// The newest generation, with those of accepted jobs.
@@ -53,6 +55,7 @@ pub struct Txn<'t> {
 /// What the current job has done so far.
 #[derive(Default)]
 pub(super) struct Held {
+    pub(super) orders: Placing,
     tokens: BTreeMap<TokenId, Change>,
     outbox: Vec<(u64, Vec<u8>)>,
     pub(super) header: Option<Vec<u8>>,
@@ -78,14 +81,20 @@ enum Shown {
 }
 
 impl Txn<'_> {
-    /// The record of a token, as this job and those before it have left it.
+    /// The record of a token, as orders, this job and those before it have left it.
     ///
     /// # Errors
     /// [`StoreError::Read`] when the disk can't be read; [`StoreError::Broken`] and [`StoreError::Damaged`] for this record.
     pub fn record(&mut self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
         match self.job.tokens.get(&id) {
             Some(change) => Ok(change.new.clone()),
-            None => self.stored(id),
+            None => {
+                let mut record = self.stored(id)?;
+                if let Some(record) = &mut record {
+                    self.orders.bring_up(&self.job.orders, record);
+                }
+                Ok(record)
+            }
         }
     }
 
@@ -133,11 +142,16 @@ impl Txn<'_> {
         let (first, last) = schema::live_range(&schema::live_prefix(self.sealer, uid), self.now);
         // What the job holds back may take away as many as it has.
         let bound = limit.saturating_add(self.job.tokens.len());
+        // What an order has ended counts no more, written down or not.
+        let ended = self.orders.revoke(&self.job.orders);
         let counted = (|| {
             let mut count = 0;
-            for row in self.tables.live.range::<&[u8; 40]>(&first..=&last)?.take(bound) {
-                row?;
-                count += 1;
+            for row in self.tables.live.range::<&[u8; 40]>(&first..=&last)? {
+                let (key, _) = row?;
+                if count == bound {
+                    break;
+                }
+                count += usize::from(!ended || !self.ended_by_order(schema::live_id(key.value()))?);
             }
             Ok(count)
         })();
@@ -148,7 +162,11 @@ impl Txn<'_> {
             })
         };
         for change in self.job.tokens.values() {
-            count = count + usize::from(live(&change.new)) - usize::from(live(&change.old)).min(count);
+            let mut old = change.old.clone();
+            if let Some(old) = &mut old {
+                self.orders.bring_up(&self.job.orders, old);
+            }
+            count = count + usize::from(live(&change.new)) - usize::from(live(&old)).min(count);
         }
         Ok(count.min(limit))
     }
@@ -159,7 +177,7 @@ impl Txn<'_> {
     /// # Errors
     /// None today; a job passes them on.
     pub fn announce(&mut self, make: impl FnOnce(u64) -> Vec<u8>) -> Result<u64, StoreError> {
-        let generation = self.generation + self.job.outbox.len() as u64 + 1;
+        let generation = self.newest_generation() + 1;
         self.job.outbox.push((generation, make(generation)));
         Ok(generation)
     }
@@ -167,6 +185,22 @@ impl Txn<'_> {
     /// The time that lives are measured by, the same for the whole batch.
     pub fn now(&self) -> UnixTime {
         self.now
+    }
+
+    /// Whether an order has revoked a token that is stored as unrevoked.
+    fn ended_by_order(&self, id: TokenId) -> Result<bool, redb::StorageError> {
+        let Some(sealed) = self.tables.tokens.get(id.as_bytes())? else { return Ok(false) };
+        // What does not open counts as live: that is for whoever reads it.
+        let record = schema::open_record(self.sealer, id, sealed.value());
+        Ok(record.is_ok_and(|mut record| {
+            self.orders.bring_up(&self.job.orders, &mut record);
+            record.revoked.is_some()
+        }))
+    }
+
+    /// The newest generation, with those that the job has announced.
+    pub(super) fn newest_generation(&self) -> u64 {
+        self.generation + self.job.outbox.len() as u64
     }
 
     fn change(&mut self, id: TokenId, new: Option<TokenRecord>, shown: Shown) -> Result<(), StoreError> {
@@ -185,7 +219,7 @@ impl Txn<'_> {
         Ok(())
     }
 
-    fn stored(&mut self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+    pub(super) fn stored(&mut self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
         let error = match self.tables.tokens.get(id.as_bytes()) {
             Ok(None) => return Ok(None),
             Ok(Some(sealed)) => return schema::open_record(self.sealer, id, sealed.value()).map(Some),
@@ -213,6 +247,7 @@ impl<'t> Txn<'t> {
         tables: Tables<'t>,
         sealer: &'t dyn Sealer,
         hot: &'t Hot,
+        orders: Given<'t>,
         now: UnixTime,
         issue_ok: bool,
         generation: u64,
@@ -222,6 +257,7 @@ impl<'t> Txn<'t> {
             tables,
             sealer,
             hot,
+            orders,
             now,
             issue_ok,
             generation,
@@ -238,11 +274,25 @@ impl<'t> Txn<'t> {
     /// Writes what the job has held back; from here on its restrictions are seen by lookups.
     pub(super) fn accept(&mut self) -> Result<(), StoreError> {
         let job = std::mem::take(&mut self.job);
-        self.wrote |= !(job.tokens.is_empty() && job.outbox.is_empty() && job.header.is_none() && job.marks.is_none());
+        self.wrote |= !(job.tokens.is_empty()
+            && job.outbox.is_empty()
+            && job.orders.is_empty()
+            && job.header.is_none()
+            && job.marks.is_none());
         if let Some(marks) = job.marks {
             self.moves.set(marks);
         }
-        for (id, change) in job.tokens {
+        // In force in memory first.
+        self.orders.accept(&job.orders);
+        orders::store(&mut self.tables, self.sealer, &job.orders).map_err(|error| self.fail(error))?;
+        let newest = self.orders.newest(&job.orders);
+        for (id, mut change) in job.tokens {
+            if let Some(old) = &change.old {
+                self.orders.writing(old);
+            }
+            if let Some(new) = &mut change.new {
+                new.order = new.order.max(newest);
+            }
             // First of all: if what follows fails, the writer takes it back with the rest of the batch.
             self.changed.push(id);
             let shown = match &change.shown {
@@ -274,6 +324,11 @@ impl<'t> Txn<'t> {
     /// The digest of the header, if this transaction has changed it.
     pub(super) fn header_digest(&self) -> Option<[u8; 32]> {
         self.header_digest
+    }
+
+    /// What accepted jobs have done to orders.
+    pub(super) fn take_orders(&mut self) -> Batch {
+        self.orders.take_batch()
     }
 
     /// Forgets what the job has held back.
@@ -385,10 +440,10 @@ impl<'t> Txn<'t> {
             }
         }
         for key in old.index.iter().filter(|key| new.index.binary_search(key).is_err()) {
-            tables.index.remove(key)?;
+            tables.unindex(key)?;
         }
         for key in new.index.iter().filter(|key| old.index.binary_search(key).is_err()) {
-            tables.index.insert(key, ())?;
+            tables.index(key)?;
         }
         Ok(())
     }

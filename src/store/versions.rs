@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SweepMarks;
 use super::journal::Told;
+use super::order::Order;
 use super::record::{Ending, LastUse, Rate, Rotation, TokenRecord, UsedBy};
 use super::schema::Standing;
 use crate::codec::{self, CodecError};
@@ -50,7 +51,7 @@ macro_rules! first {
     )+ };
 }
 
-first!(Vec<u8>, Told, SweepMarks);
+first!(Vec<u8>, Told, SweepMarks, Order);
 
 /// The encodings of what every commit writes.
 #[derive(Serialize, Deserialize)]

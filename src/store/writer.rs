@@ -14,6 +14,7 @@ use super::engine::is_full;
 use super::error::{Cause, Fault, StoreError, cause};
 use super::file::read_standing;
 use super::marks::Moves;
+use super::orders;
 use super::queue::{Ending, Job, Ran};
 use super::room::{Keeper, Step, TIGHT_BATCH};
 use super::schema::{self, META_FORMAT, META_SEAL, META_STANDING, META_SWEEP, Standing, Tables};
@@ -28,6 +29,8 @@ const BATCH_MAX: usize = 512;
 /// The writer's own state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
+    /// The format that all of the file has.
+    format: u16,
     keeper: Keeper,
     /// As the disk has it.
     standing: Standing,
@@ -38,15 +41,22 @@ pub(super) struct Writer {
 
 /// What a commit does besides its jobs.
 #[derive(Clone, Copy, Default)]
-struct Also {
+pub(super) struct Also {
     /// Commits even if no job writes.
-    always: bool,
+    pub(super) always: bool,
     /// Writes the format version: from here on the file holds what older versions do not know.
-    format: bool,
+    pub(super) format: bool,
     /// Writes a part of the last uses back.
-    usage: bool,
+    pub(super) usage: bool,
     /// Sets the flag of a stop in good order.
-    stop: bool,
+    pub(super) stop: bool,
+}
+
+/// What the accepted jobs of a batch have changed.
+#[derive(Default)]
+struct Changed {
+    tokens: Vec<TokenId>,
+    orders: orders::Batch,
 }
 
 /// Why a transaction came to nothing.
@@ -71,17 +81,31 @@ struct Done {
 
 impl Writer {
     /// A writer that continues from `standing`; makes the first commit, which takes back the flag of a clean stop.
-    pub(super) fn start(shared: Arc<Shared>, standing: Standing) -> Result<Self, StoreError> {
+    pub(super) fn start(shared: Arc<Shared>, standing: Standing, format: u16) -> Result<Self, StoreError> {
         let keeper = Keeper::new(shared.engine.medium.clone());
         let mark_due = Instant::now() + shared.options.mark_interval;
-        let mut writer = Self { shared, keeper, standing, mark_due, seal_due: None, usage_due: None };
+        let format = format.min(schema::FORMAT);
+        let mut writer = Self { shared, format, keeper, standing, mark_due, seal_due: None, usage_due: None };
         let first = Also { always: true, format: true, ..Also::default() };
         match writer.commit(Vec::new(), first) {
             // The room that was refused is there now.
             Err(StoreError::NotWritten(_)) => writer.commit(Vec::new(), first)?,
             result => result?,
         }
+        writer.upgrade()?;
         Ok(writer)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn format(&self) -> u16 {
+        self.format
+    }
+
+    pub(super) fn has_format(&mut self, format: u16) {
+        self.format = format;
     }
 
     /// Runs until it is told to end, or can't go on.
@@ -186,9 +210,10 @@ impl Writer {
     }
 
     /// One transaction: room, jobs, what is due, commit, settle, answer. In this order.
-    fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>, also: Also) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>, also: Also) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let mut changed = Vec::new();
+        let mut changed = Changed::default();
+        let commit = self.standing.commit + 1;
         let mut attempt = || -> Result<Done, Failure> {
             self.make_room()?;
             self.transaction(&mut jobs, also, &mut changed)
@@ -224,7 +249,9 @@ impl Writer {
                     shared.seal_written(seal);
                     self.seal_due = None;
                 }
-                shared.hot.settle(changed);
+                shared.hot.settle(changed.tokens);
+                // After the slots: what leaves the list is in the state that they now stand for.
+                shared.orders.settle(changed.orders);
                 match done.moves.take() {
                     Some(moves) => shared.sweep.committed(moves),
                     None => self.reload_marks(),
@@ -234,7 +261,8 @@ impl Writer {
             Err(StoreError::SyncFailed | StoreError::Fatal(_)) => {}
             Err(_) => {
                 shared.usage.not_written();
-                shared.hot.settle(changed);
+                shared.hot.settle(changed.tokens);
+                shared.orders.take_back(&changed.orders, commit);
             }
         }
         let outcome = outcome.map(drop);
@@ -277,12 +305,7 @@ impl Writer {
         Ok(len.saturating_sub(taken))
     }
 
-    fn transaction(
-        &mut self,
-        jobs: &mut [Box<dyn Job>],
-        also: Also,
-        changed: &mut Vec<TokenId>,
-    ) -> Result<Done, Failure> {
+    fn transaction(&mut self, jobs: &mut [Box<dyn Job>], also: Also, changed: &mut Changed) -> Result<Done, Failure> {
         let shared = &*self.shared;
         let sealer = &*shared.sealer;
         let db = shared.engine.hold();
@@ -293,7 +316,8 @@ impl Writer {
         let tables = Tables::open(&engine_txn).map_err(engine_failed)?;
         let issue_ok = shared.shown.room().issue_ok;
         let now = shared.clock.now();
-        let mut txn = Txn::new(tables, sealer, &shared.hot, now, issue_ok, self.standing.generation);
+        let orders = shared.orders.begin(self.standing.commit + 1);
+        let mut txn = Txn::new(tables, sealer, &shared.hot, orders, now, issue_ok, self.standing.generation);
         txn.moves = shared.sweep.begin();
         let ran = (|| {
             for job in jobs {
@@ -314,7 +338,7 @@ impl Writer {
                 }
             }
             if also.format {
-                txn.put_meta(META_FORMAT, &schema::format_bytes())?;
+                txn.put_meta(META_FORMAT, &schema::format_bytes(self.format))?;
             }
             if let Some(marks) = txn.moves.moved() {
                 let sealed = schema::seal(sealer, "meta", META_SWEEP.as_bytes(), marks);
@@ -335,7 +359,7 @@ impl Writer {
             txn.put_meta(META_STANDING, &standing.seal(sealer))?;
             Ok(Some(Done { standing: Some(standing), seal, moves: Some(std::mem::take(&mut txn.moves)) }))
         })();
-        *changed = txn.take_changed();
+        *changed = Changed { tokens: txn.take_changed(), orders: txn.take_orders() };
         drop(txn);
         match ran.map_err(Failure::Engine)? {
             None => {

@@ -8,10 +8,10 @@ mod backup;
 mod edit;
 mod facts;
 mod filter;
-mod hold;
 mod import;
 mod issue;
 mod list;
+mod many;
 mod rotate;
 mod scan;
 pub(super) mod values;
@@ -20,20 +20,20 @@ mod watch;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditCommand, EVENTS};
 pub use backup::BackupArgs;
 pub use edit::EditArgs;
 pub use facts::FactsArgs;
 pub use filter::FilterArgs;
-pub use hold::HoldArgs;
 pub use import::ImportArgs;
 pub use issue::IssueArgs;
 pub use list::{ListArgs, Sort};
+pub use many::{HoldArgs, ManyArgs, RevokeArgs};
 pub use rotate::{RenewArgs, RotateArgs};
 pub use scan::ScanArgs;
-use values::{change_handle, handle, required_scope};
+use values::{handle, required_scope};
 pub use watch::WatchArgs;
 
 use crate::protocol::message::Handle;
@@ -132,16 +132,16 @@ pub enum Command {
     /// When the command returns with status 0, the tokens are refused by everything on this host, caches included, and that
     /// survives a power cut. What was revoked before stays so and is counted 0. Of tokens that were rotated, only the
     /// member named is revoked; if another of its family is still good, that is said.
-    Revoke(RevokeArgs),
+    ///
+    /// Filters name all tokens that meet every one of them, whatever their number, as one order that is in force at once.
+    /// On a terminal it is asked first; elsewhere filters need --yes.
+    Revoke(Box<RevokeArgs>),
     /// Hold tokens until they are resumed; in force when the command returns
     ///
-    /// They are refused as with revoke, and it can be taken back. Their time goes on. What was held or has ended before is
-    /// counted 0.
-    #[command(after_help = hold::SUSPEND_EXAMPLES)]
-    Suspend(HoldArgs),
-    /// Let tokens that are held be good again
-    #[command(after_help = hold::RESUME_EXAMPLES)]
-    Resume(HoldArgs),
+    /// As revoke, but it can be taken back. Tokens that have ended are not held.
+    Suspend(Box<HoldArgs>),
+    /// Let held tokens be good again
+    Resume(Box<HoldArgs>),
     /// Show who used which token, when, from where and through what
     ///
     /// All filters that are given must hold. With --json each line is printed as it stands in the log.
@@ -242,33 +242,6 @@ pub struct ShowArgs {
     /// The token's id, its head, or the first characters of its id
     #[arg(value_name = "ID", value_parser = handle)]
     pub id: Handle,
-}
-
-/// `bearerctl revoke`.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["ids", "token_file"]))]
-#[command(after_help = "\
-Examples:
-  bearerctl revoke 01M844DZG0FAY828 --reason 'laptop lost'
-  bearerctl revoke --dry-run 01M844DZG0FAY828 01M844E0M8F1V8Q4
-  bearerctl revoke --token-file found.token     # whoever holds a token may end it
-  bearerctl revoke --token-file - < found.token")]
-pub struct RevokeArgs {
-    /// Ids, heads, or first characters of ids (12 at least)
-    #[arg(value_name = "ID", value_parser = change_handle, conflicts_with = "token_file")]
-    pub ids: Vec<Handle>,
-    /// End the token in the first line of this file; '-' is standard input
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Why, for the record and the audit line
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// Only say what would be revoked
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Do not ask; tokens that are named are revoked without a question anyway
-    #[arg(long, short)]
-    pub yes: bool,
 }
 
 /// `bearerctl rekey`.

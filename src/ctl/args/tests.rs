@@ -92,7 +92,6 @@ fn what_the_contract_excludes_is_refused() {
         "show L1M8",
         "show 91M8",
         "show brdm_",
-        "revoke",
         "revoke 01M844DZG0F",
         "revoke brdm_01M844DZG0F",
         "revoke 01M844DZG0FAY828T5CY4TQKFF --token-file f",
@@ -126,8 +125,9 @@ fn what_the_contract_excludes_is_refused() {
         "suspend",
         "suspend 01M844DZG0F",
         "resume",
-        // Not in this version.
-        "revoke --subject x",
+        "revoke 01M844DZG0FAY828T5CY4TQKFF --subject x",
+        "revoke --all --subject x",
+        "suspend 01M844DZG0FAY828T5CY4TQKFF --all",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

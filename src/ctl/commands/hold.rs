@@ -1,18 +1,13 @@
-//! `bearerctl suspend` and `bearerctl resume`. When they return with status 0, it is in force.
+//! `bearerctl suspend` and `bearerctl resume`.
 
+use super::many::{self, Change};
 use crate::ctl::args::HoldArgs;
 use crate::ctl::console::Console;
 use crate::ctl::daemon::Patience;
 use crate::ctl::error::{self, CtlError};
+use crate::ctl::render::many::Verb;
 use crate::ctl::{Connect, commands, render};
 use crate::protocol::message::{Chosen, Hold};
-
-/// Which of both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ctl) enum Verb {
-    Suspend,
-    Resume,
-}
 
 pub(in crate::ctl) fn run(
     args: HoldArgs,
@@ -20,18 +15,22 @@ pub(in crate::ctl) fn run(
     connect: Connect<'_>,
     console: &mut Console,
 ) -> Result<u8, CtlError> {
-    let HoldArgs { ids, reason, dry_run } = args;
+    let HoldArgs { ids, reason, dry_run, yes, many } = args;
+    if ids.is_empty() {
+        if !many.names_some() {
+            return Err(many::nothing_named(verb));
+        }
+        return many::run(Change { verb, many, reason, dry_run, yes }, connect, console);
+    }
     let ids = commands::each_once(ids)?;
     let named = ids.len();
-    let hold = Hold { which: Chosen::Handles(ids), reason, dry_run };
     let mut daemon = connect(Patience::Usual)?;
-    let (changed, words) = match verb {
-        Verb::Suspend => (daemon.suspend(&hold)?, &render::token::SUSPENDED),
-        Verb::Resume => (daemon.resume(&hold)?, &render::token::RESUMED),
-    };
+    let hold = Hold { which: Chosen::Handles(ids), reason, dry_run };
+    let changed = if verb == Verb::Resume { daemon.resume(&hold)? } else { daemon.suspend(&hold)? };
     if console.json {
         console.plain(&format!("{}\n", render::json::changed(&changed)))?;
     } else if !console.quiet {
+        let words = if verb == Verb::Resume { &render::token::RESUMED } else { &render::token::SUSPENDED };
         console.print(&render::token::changed(&changed, named, words))?;
     }
     Ok(error::OK)

@@ -10,6 +10,7 @@ pub(super) mod hold;
 pub(super) mod import;
 pub(super) mod issue;
 pub(super) mod list;
+mod many;
 pub(super) mod rekey;
 pub(super) mod renew;
 pub(super) mod revoke;

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod grid;
 pub mod import;
 pub mod json;
+pub mod many;
 pub mod page;
 pub mod rekey;
 pub mod shown;
