@@ -15,6 +15,12 @@ pub fn suspend(record: &TokenRecord, reason: Option<&str>, by_uid: u32, now: Uni
     Some(record)
 }
 
+/// The record, held by another from now on; `None` when nothing holds it, or when it has ended for good.
+pub fn take_over(record: &TokenRecord, reason: Option<&str>, by_uid: u32, now: UnixTime) -> Option<TokenRecord> {
+    record.suspended.as_ref()?;
+    suspend(&TokenRecord { suspended: None, ..record.clone() }, reason, by_uid, now)
+}
+
 /// The record, let go; `None` when nothing holds it, or when it was revoked meanwhile. Its time went on while it was held.
 pub fn resume(record: &TokenRecord) -> Option<TokenRecord> {
     if record.suspended.is_none() || record.revoked.is_some() {
@@ -39,6 +45,9 @@ mod tests {
         assert_eq!((held.state(NOW), held.version), (State::Suspended, it.version + 1));
         assert_eq!(held.suspended.as_ref().unwrap().reason.as_deref(), Some("odd traffic"));
         assert!(suspend(&held, None, 7, NOW).is_none());
+        assert!(take_over(&it, None, 0, NOW).is_none(), "nothing holds it");
+        let by_root = take_over(&held, None, 0, NOW).expect("another's hold").suspended.expect("it is held");
+        assert_eq!((by_root.by_uid, by_root.reason), (0, None));
         let free = resume(&held).expect("it is held");
         assert!(TokenRecord { version: it.version, ..free.clone() } == it);
         assert_eq!(free.version, held.version + 1);

@@ -146,6 +146,13 @@ impl Replay {
         for (what, ending) in deeds.into_iter().filter_map(|(what, ending)| Some((what, ending.clone()?))) {
             self.add(Some(record.id), Deed { what, ending, filter: None, own: None, exact: true });
         }
+        // Another has taken its place for good, or it was cut so that none had to.
+        let over = record.rotation.as_ref().filter(|it| it.successor_used_at.is_some() || it.ends_at <= it.at);
+        if let Some(at) = over.map(|it| it.ends_at).or(record.replaced.then_some(record.issued_at)) {
+            let reason = Some("rotated after the backup, and ended by that".to_owned());
+            let ending = Ending { at, reason, by_uid: record.issuer_uid };
+            self.add(Some(record.id), Deed { what: What::Rotate(at), ending, filter: None, own: None, exact: true });
+        }
     }
 
     /// Each token that a rotation touched has a line: `to ID, ends at TIME at the latest` its predecessor, and others by

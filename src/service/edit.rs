@@ -17,6 +17,7 @@ impl Service {
     pub(super) async fn edit(&self, caller: &Arc<Caller>, request: Edit) -> Result<TokenInfo, Failure> {
         let (right, id) = self.right_to(caller, Operation::Edit, &request.token).await?;
         check(&request).map_err(invalid)?;
+        self.may_change_again(&right, 1)?;
         let (now, recordable) = (self.clock.now(), self.audit.ready());
         let job = move |txn: &mut Txn<'_>| -> Result<(TokenRecord, Vec<AuditEvent>), GivenUp> {
             let old = right.record(txn, id)?;

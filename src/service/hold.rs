@@ -9,7 +9,7 @@ use super::{Caller, Now, Service, audit_unavailable, later, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::protocol::message::{Answer, Changed, Chosen, Failure, Handle, Hold, State};
-use crate::registry::hold::{resume, suspend};
+use crate::registry::hold::{resume, suspend, take_over};
 use crate::registry::revoke::relatives;
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, StoreError, Txn};
@@ -65,6 +65,9 @@ impl Service {
         if verb == Verb::Resume && !dry_run && !self.audit.ready() {
             return Err(audit_unavailable());
         }
+        if verb == Verb::Resume && !dry_run {
+            self.may_change_again(&right, ids.len())?;
+        }
         let (now, weight) = (self.clock.now(), ids.len());
         let job = || {
             let (right, ids, reason) = (right.clone(), ids.clone(), reason.clone());
@@ -74,8 +77,13 @@ impl Service {
                 for id in ids {
                     let record = right.record(txn, id)?;
                     records.extend(match verb {
+                        // What its owner holds, its owner can let go: a hold of the administrator's goes before that.
+                        Verb::Suspend if right.outranks(&record) => take_over(&record, reason.as_deref(), by_uid, now),
                         Verb::Suspend => suspend(&record, reason.as_deref(), by_uid, now),
-                        Verb::Resume => resume(&record),
+                        Verb::Resume => {
+                            right.lets_go(&record)?;
+                            resume(&record)
+                        }
                     });
                 }
                 let mut changed = nothing(dry_run);

@@ -57,10 +57,12 @@ use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::peer::Peer;
 use crate::policy::{self, Decision, Grant, Names};
+use crate::protocol::IDS_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{Answer, Ask, Failure};
 use crate::registry::Invalid;
 use crate::registry::rate::RateLimiter;
+use crate::store::record::Rate;
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, UnixTime};
 use crate::token::{IdSource, TokenId};
@@ -88,6 +90,9 @@ const LOOKUPS_MAX: usize = 4;
 const LOOKUPS_EACH: usize = 1;
 /// Records that the changes of one user which wait for the writer may be about: two transactions full.
 const WRITES_EACH: usize = 1024;
+/// Edits, renewals and resumptions of one user without full rights: each is a line, and a place in the journal, and unlike
+/// revocations they can be made again and again. As many as one request may name at once, and then one each 60 ms.
+const CHANGES_RATE: Rate = Rate { count: IDS_MAX as u32, per: Duration::from_secs(60) };
 /// How long a user name is waited for; then it is `uid:1000`.
 const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 
@@ -179,6 +184,8 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
+    /// Edits, renewals and resumptions, by uid.
+    changes: RateLimiter<u32>,
     alerts: Alerts,
     readers: Turns,
     lookups: Turns,
@@ -210,6 +217,7 @@ impl Service {
             rates: RateLimiter::default(),
             issues: RateLimiter::default(),
             finders: RateLimiter::default(),
+            changes: RateLimiter::default(),
             alerts: Alerts::default(),
             readers: Turns::new(READERS_MAX, READERS_EACH),
             lookups: Turns::new(LOOKUPS_MAX, LOOKUPS_EACH),

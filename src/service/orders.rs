@@ -44,6 +44,9 @@ struct Wanted {
     by_uid: u32,
 }
 
+/// Changes that a resumption of many counts for, of the 1,000 that a peer without full rights has in a minute.
+const CHANGES_EACH: usize = 100;
+
 impl Service {
     /// `reason` is as the peer sent it, not checked yet.
     pub(super) fn order(
@@ -61,6 +64,10 @@ impl Service {
         let (service, caller) = (Arc::clone(self), Arc::clone(caller));
         later(async move {
             let own = service.order_scope(&caller, operation(what)).await?;
+            // By turns these go on without end, and each may rewrite all that the peer has.
+            if what == What::Resume && !dry_run && !caller.standing(&service.settings()).full {
+                service.count_changes(&caller, CHANGES_EACH)?;
+            }
             let (at, by_uid) = (service.clock.now(), caller.peer.uid);
             let wanted = Wanted { what, filter, reason, own, at, by_uid };
             let Counted { count, ids } = if dry_run {

@@ -14,6 +14,7 @@ use crate::store::{Effect, Txn};
 impl Service {
     pub(super) async fn renew(&self, caller: &Arc<Caller>, handle: Handle) -> Result<TokenInfo, Failure> {
         let (right, id) = self.right_to(caller, Operation::Renew, &handle).await?;
+        self.may_change_again(&right, 1)?;
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }

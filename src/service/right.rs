@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::changes::{GivenUp, not_found, ownership};
-use super::{Caller, Service, Settings};
+use super::{CHANGES_RATE, Caller, Service, Settings};
 use crate::config::Operation;
 use crate::policy::{self, Decision, Ownership};
 use crate::protocol::IDS_MAX;
@@ -76,6 +76,29 @@ impl Right {
         record.ok_or_else(|| GivenUp::Failure(not_found()))
     }
 
+    /// Whether the peer may let go what holds this token. Who may do it only to its own lets go what it has held itself,
+    /// and its issuer what its subject has: what an administrator holds is not its owner's to let go. A container's root
+    /// has the uid of the host's.
+    pub(super) fn lets_go(&self, record: &TokenRecord) -> Result<(), GivenUp> {
+        let (Some(held), Reach::Own) = (&record.suspended, self.reach) else { return Ok(()) };
+        let uid = self.caller.uid();
+        let issued = uid == Some(record.issuer_uid) && record.issuer == self.own_name();
+        let by_own =
+            held.by_uid != 0 && (uid == Some(held.by_uid) || issued && record.subject_uid == Some(held.by_uid));
+        if by_own || self.is_full() {
+            return Ok(());
+        }
+        let needed = format!("suspend of any token, to let go what uid {} holds", held.by_uid);
+        Err(GivenUp::Denied { needed, id: record.id })
+    }
+
+    /// Whether what holds this token is its subject's or issuer's, and the peer may hold anybody's.
+    pub(super) fn outranks(&self, record: &TokenRecord) -> bool {
+        let owners = |uid| uid == record.issuer_uid || Some(uid) == record.subject_uid;
+        let held_by = record.suspended.as_ref().map(|held| held.by_uid);
+        self.reach == Reach::All && held_by.is_some_and(|uid| owners(uid) && self.caller.uid() != Some(uid))
+    }
+
     /// Whose hand it is that edits a token which it may change.
     pub(super) fn hand(&self, record: &TokenRecord) -> Hand {
         let name = self.own_name();
@@ -139,6 +162,21 @@ impl Service {
         let (right, ids) = self.right(caller, operation, std::slice::from_ref(handle)).await?;
         let [id] = ids[..] else { return Err(not_found()) };
         Ok((right, id))
+    }
+
+    /// Counts `changes` that the peer could make without end; those that only take away for good are not asked of this.
+    pub(super) fn may_change_again(&self, right: &Right, changes: usize) -> Result<(), Failure> {
+        if right.is_full() { Ok(()) } else { self.count_changes(&right.caller, changes) }
+    }
+
+    /// The same, of a peer without full rights.
+    pub(super) fn count_changes(&self, caller: &Caller, changes: usize) -> Result<(), Failure> {
+        let (uid, now) = (caller.peer.uid, self.clock.boottime());
+        if (0..changes).all(|_| self.changes.allow(uid, CHANGES_RATE, now, true)) {
+            return Ok(());
+        }
+        let what = "edits, renewals and resumptions in a minute";
+        Err(self.over_limit(caller, what, CHANGES_RATE.count.into()))
     }
 
     /// The answer about a token that is not there, to who may do this only to its own: as about another's.

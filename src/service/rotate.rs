@@ -99,7 +99,9 @@ fn put(
     let ends =
         predecessor.rotation.as_ref().map_or_else(String::new, |it| format!(", ends at {} at the latest", it.ends_at));
     let effect = if at_once { Effect::Restricts } else { Effect::Extends };
-    change(predecessor, effect, None, format!("to {}{ends}", successor.id))?;
+    // Also for a restore: by this word it knows that the predecessor was cut.
+    let at = if at_once { ", at once" } else { "" };
+    change(predecessor, effect, None, format!("to {}{at}{ends}", successor.id))?;
     if let Some(record) = replaced {
         change(record, Effect::Restricts, Some("replaced"), format!("unused, by {}", successor.id))?;
     }

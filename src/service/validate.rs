@@ -371,6 +371,8 @@ pub(super) fn event_of_use(
     event.from = question.from;
     event.from_asserted = question.from.map(|_| question.from_asserted);
     event.note = match (&question.note, question.peek) {
+        // By its note a use must not pass for a look: neither in the trail, nor in a restore, which counts uses again.
+        (Some(note), false) if note.starts_with("peek") => Some(format!("note: {note}")),
         (note, false) => note.clone(),
         (None, true) => Some("peek".to_owned()),
         (Some(note), true) => Some(format!("peek: {note}")),

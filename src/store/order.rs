@@ -73,13 +73,31 @@ impl Order {
         let becomes = match self.what {
             What::Revoke => record.revoked.is_none(),
             // At the order's own time: what the clock says when the record is read must not matter.
-            What::Suspend => record.suspended.is_none() && !record.state(self.ending.at).ended(),
-            What::Resume => record.suspended.is_some() && record.revoked.is_none(),
+            What::Suspend => self.holds_anew(record) && !record.state(self.ending.at).ended(),
+            What::Resume => record.revoked.is_none() && self.lets_go(record),
         };
         becomes
             && self.among.as_ref().is_none_or(|ids| ids.binary_search(&record.id).is_ok())
             && self.own.as_ref().is_none_or(|own| own.is_of(record))
             && select::meets(&self.filter, record)
+    }
+
+    /// Whether nothing holds it yet, or only its owner does, who could let it go.
+    fn holds_anew(&self, record: &TokenRecord) -> bool {
+        let owners = |uid| uid == record.issuer_uid || Some(uid) == record.subject_uid;
+        let outranks = |uid| self.own.is_none() && owners(uid) && uid != self.ending.by_uid;
+        record.suspended.as_ref().is_none_or(|held| outranks(held.by_uid))
+    }
+
+    /// Whether something holds it that whoever gives the order may let go: as with single tokens, its owner lets go what it
+    /// has held itself, and its issuer what its subject has; not what an administrator holds.
+    fn lets_go(&self, record: &TokenRecord) -> bool {
+        let Some(held) = &record.suspended else { return false };
+        self.own.as_ref().is_none_or(|own| {
+            let issued = record.issuer_uid == own.uid && record.issuer == own.name;
+            let by_subject = issued && record.subject_uid == Some(held.by_uid);
+            held.by_uid != 0 && (held.by_uid == own.uid || by_subject)
+        })
     }
 
     /// Brings a record that was held against all orders before this one up to it. Says whether that changed what the

@@ -282,6 +282,7 @@ pub fn changed(answer: Answer) -> Result<Changed, Failure> {
 fn info(answer: Answer) -> Result<TokenInfo, Failure> {
     match answer {
         Answer::Token(info) => Ok(*info),
+        Answer::Shown(shown) => Ok(shown.info),
         answer => Err(failure(answer)),
     }
 }

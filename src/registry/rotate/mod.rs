@@ -189,6 +189,8 @@ pub fn rotate(kin: Kin, how: &How, now: UnixTime) -> Result<Rotated, Refusal> {
             heir.uses = heir.uses.max(predecessor.uses);
             if ended(&predecessor, now).is_none() {
                 overlap(&mut predecessor, how, now);
+            } else if how.at_once {
+                stays_ended(&mut predecessor, now);
             }
             hand_over(&mut predecessor, how.id);
             let mut replaced = successor;
@@ -259,6 +261,14 @@ fn overlap(predecessor: &mut TokenRecord, how: &How, now: UnixTime) {
     let ends_at = if how.at_once { now } else { now.saturating_add(how.overlap) };
     let ends_at = predecessor.expires_at.map_or(ends_at, |expires_at| ends_at.min(expires_at));
     predecessor.rotation = Some(Rotation { at: now, grace: how.grace, ends_at, successor_used_at: None });
+}
+
+/// Its overlap has run out, and now it is ended on purpose: revoking the successor must not make it good again.
+fn stays_ended(predecessor: &mut TokenRecord, now: UnixTime) {
+    if let Some(rotation) = &mut predecessor.rotation {
+        rotation.at = now;
+        rotation.ends_at = rotation.ends_at.min(now);
+    }
 }
 
 fn hand_over(predecessor: &mut TokenRecord, successor: TokenId) {

@@ -404,6 +404,13 @@ fn it_stays_ended_if_it_was_cut_revoked_taken_over_from_or_held() {
     assert_eq!(cut.state(1, NOW), State::Rotated);
     assert_eq!(cut.refusal(1, NOW), unfit(State::Rotated));
 
+    // Also when its overlap had run out before it was cut.
+    let (mut late, over) = (World::new(), NOW.saturating_add(8 * DAY));
+    late.rotate(1, how(2), NOW).unwrap();
+    late.rotate(1, How { at_once: true, ..how(3) }, over).unwrap();
+    late.revoke(3, over);
+    assert_eq!(late.state(1, over), State::Rotated);
+
     let mut revoked = World::new();
     revoked.rotate(1, how(2), NOW).unwrap();
     revoked.revoke(1, NOW);
