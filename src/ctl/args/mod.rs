@@ -124,7 +124,7 @@ pub enum Command {
     /// Make a token's successor and print it, this once
     ///
     /// The successor is the same but for its secret and its life. The old token stays good until the new one's first use and a
-    /// grace after it ([rotation] in the daemon's configuration), so that there is time to put the new one in its place. While
+    /// grace after it (`[rotation]` in the daemon's configuration), so that there is time to put the new one in its place. While
     /// the new one was never used, to rotate again by either id replaces it: a lost answer locks nobody out.
     Rotate(RotateArgs),
     /// End tokens; in force when the command returns
