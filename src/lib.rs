@@ -6,7 +6,7 @@
 //! | layer | rooms |
 //! | --- | --- |
 //! | 0 | [`sys`] [`time`] [`token`] [`scope`] [`codec`] |
-//! | 1 | [`peer`] [`vault`] [`protocol`] [`config`] [`systemd`] |
+//! | 1 | [`peer`] [`vault`] [`protocol`] [`config`] [`systemd`] [`page`] |
 //! | 2 | [`store`] [`policy`] [`audit`] [`client`] |
 //! | 3 | [`registry`] |
 //! | 4 | [`service`] |
@@ -24,6 +24,8 @@ pub mod token;
 
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "client")]
+pub mod page;
 pub mod peer;
 pub mod protocol;
 #[cfg(feature = "daemon")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bearerd::audit::Audit;
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::{Failure, open, reload};
+use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::code::Reason;
@@ -52,9 +53,11 @@ fn try_start(dir: &Path, hands: &ManualTime, unsynced: &str) -> Result<InProcess
         store: backbone.store.clone(),
         keyring: backbone.keyring,
         audit: backbone.audit.clone(),
-        clock: backbone.clock,
+        clock: Arc::clone(&backbone.clock),
         names: Arc::new(SystemNames),
         settings: reload::resolve(&config, &own),
+        page: None,
+        takeover: Takeover::begin(backbone.clock, true),
         places: Places::default(),
         connections: Box::new(Connections::default),
     });

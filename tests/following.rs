@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::{open, reload};
+use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::code::ErrorCode;
@@ -56,6 +57,8 @@ impl Bench {
             clock: Arc::clone(&backbone.clock),
             names: Arc::new(SystemNames),
             settings: reload::resolve(&config, &own),
+            page: None,
+            takeover: Takeover::begin(Arc::clone(&backbone.clock), true),
             places: Places::default(),
             connections: Box::new(Connections::default),
         });

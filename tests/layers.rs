@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 const LAYERS: [&[&str]; 7] = [
     &["sys", "time", "token", "scope", "codec"],
-    &["peer", "vault", "protocol", "config", "systemd"],
+    &["peer", "vault", "protocol", "config", "systemd", "page"],
     &["store", "policy", "audit", "client"],
     &["registry"],
     &["service"],

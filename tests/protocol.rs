@@ -12,12 +12,13 @@ use bearerd::codec::{self, CodecError};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::frame::{self, Direction, FrameError};
 use bearerd::protocol::message::{
-    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Chosen, ClientHello, Condition, Edit, Ends,
-    Event, Events, Failure, Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued, LastUsed, List,
-    Rate, Rekey, RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText, ServerHello,
-    Shown, State, TokenFacts, TokenInfo, Tokens, UsesBy, Validate, Verdict, Watch, Which,
+    Answer, Ask, AuditLines, AuditQuery, BackupAsk, BackupPiece, Cacheable, Changed, Chosen, ClientHello, Condition,
+    Edit, Ends, Event, Events, Failure, Filter, Foreign, Handle, Hold, ImportEntry, ImportOutcome, Issue, Issued,
+    LastUsed, List, Rate, Rekey, RekeyProgress, Rekeyed, Relative, Reply, Request, Revoke, Rotate, Rotated, SecretText,
+    ServerHello, Shown, Stamped, State, TokenFacts, TokenInfo, Tokens, UseReport, UsesBy, Validate, Verdict, Watch,
+    Which,
 };
-use bearerd::protocol::{MAGIC, REQUEST_MAX};
+use bearerd::protocol::{FLAG_PAGE, MAGIC, REQUEST_MAX};
 use bearerd::time::UnixTime;
 use bearerd::token::{Kind, TokenId};
 
@@ -316,6 +317,18 @@ fn requests() -> Vec<(&'static str, Ask<'static>)> {
         ),
         ("backup", Ask::Backup(BackupAsk { after: None })),
         ("backup, the next piece", Ask::Backup(BackupAsk { after: Some(1_048_600) })),
+        (
+            "report of uses",
+            Ask::ReportUses(vec![
+                UseReport {
+                    ticket: &[0xff, 0, 1],
+                    count: 300,
+                    first: UnixTime::from_micros(1_796_000_000_000_001),
+                    last: UnixTime::from_micros(1_796_000_000_900_000),
+                },
+                UseReport { ticket: &[2], count: 1, first: UnixTime::EPOCH, last: UnixTime::EPOCH },
+            ]),
+        ),
     ]
 }
 
@@ -411,6 +424,37 @@ fn replies() -> Vec<(&'static str, Answer)> {
                 rows_total: 300,
             }),
         ),
+        ("reported", Answer::Reported),
+        (
+            "verdict that may be kept",
+            Answer::Stamped(Box::new(Stamped {
+                verdict: Verdict {
+                    active: true,
+                    reason: None,
+                    missing_scopes: Vec::new(),
+                    token: Some(Box::new(info())),
+                },
+                cache: Some(Cacheable {
+                    generation: 300,
+                    slot: 65_535,
+                    value: 70_000,
+                    good_until: Some(UnixTime::from_micros(1_796_000_000_000_001)),
+                    ticket: vec![0xff, 0, 1],
+                }),
+            })),
+        ),
+        (
+            "verdict that may not be kept",
+            Answer::Stamped(Box::new(Stamped {
+                verdict: Verdict {
+                    active: false,
+                    reason: Some(Reason::Revoked),
+                    missing_scopes: Vec::new(),
+                    token: None,
+                },
+                cache: None,
+            })),
+        ),
     ]
 }
 
@@ -436,6 +480,8 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
     let mut vectors = vec![
         ("client-hello".to_owned(), codec::encode(&client_hello())),
         ("server-hello".to_owned(), codec::encode(&server_hello())),
+        ("client-hello, the epoch page".to_owned(), codec::encode(&ClientHello { flags: FLAG_PAGE, ..client_hello() })),
+        ("server-hello, the epoch page".to_owned(), codec::encode(&ServerHello { flags: FLAG_PAGE, ..server_hello() })),
         (
             "server-hello, no version".to_owned(),
             codec::encode(&ServerHello { version: 0, in_flight_max: 0, boottime_micros: 0, ..server_hello() }),

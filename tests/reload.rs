@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::{open, reload};
+use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::code::ErrorCode;
@@ -76,9 +77,11 @@ async fn a_reload_counts_at_the_next_request_of_an_open_connection() {
         store: backbone.store.clone(),
         keyring: backbone.keyring,
         audit: backbone.audit.clone(),
-        clock: backbone.clock,
+        clock: Arc::clone(&backbone.clock),
         names: Arc::new(SystemNames),
         settings: first,
+        page: None,
+        takeover: Takeover::begin(backbone.clock, true),
         places: Places::default(),
         connections: Box::new(Connections::default),
     });

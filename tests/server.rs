@@ -48,7 +48,7 @@ async fn a_hello_that_asks_for_something_unknown_is_refused() {
         (framed(&ClientHello { version_min: 2, version_max: 9, ..good() }), ErrorCode::Unsupported),
         (framed(&ClientHello { version_min: 0, version_max: 0, ..good() }), ErrorCode::Unsupported),
         (framed(&ClientHello { version_min: 9, version_max: 0, ..good() }), ErrorCode::Unsupported),
-        (framed(&ClientHello { flags: 1, ..good() }), ErrorCode::Unsupported),
+        (framed(&ClientHello { flags: 2, ..good() }), ErrorCode::Unsupported),
         (with_length(&trailing), ErrorCode::BadFrame),
         (with_length(&codec::encode(&good())[..10]), ErrorCode::BadFrame),
         (vec![0, 0, 0, 0], ErrorCode::BadFrame),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bearerd::audit::{Audit, AuditBoot, AuditMac, AuditOptions, keyed_mac};
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::reload;
+use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::code::{ErrorCode, Reason};
@@ -56,9 +57,11 @@ impl Host {
             store,
             keyring,
             audit,
-            clock,
+            clock: Arc::clone(&clock),
             names: Arc::new(SystemNames),
             settings: reload::resolve(&config, &own),
+            page: None,
+            takeover: Takeover::begin(clock, true),
             places: Places::default(),
             connections: Box::new(Connections::default),
         });

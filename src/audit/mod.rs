@@ -235,6 +235,25 @@ impl Audit {
         };
         self.close_window(old);
         let Some((event, pending, receipt)) = opened else { return Recording::Unavailable };
+        self.written(event, pending, receipt)
+    }
+
+    /// Uses that a client granted out of its cache, and tells of in one line.
+    pub fn claimed(&self, event: AuditEvent) -> Recording {
+        let shared = &self.0.shared;
+        let required = self.0.options.required;
+        if required && !shared.available() {
+            shared.counters.refused.fetch_add(1, Relaxed);
+            return Recording::Unavailable;
+        }
+        let pending = required.then(Pending::new);
+        let receipt = pending.as_ref().map(|pending| self.receipt(pending));
+        self.written(Arc::new(event), pending, receipt)
+    }
+
+    /// Gives the writer a line that somebody may wait for.
+    fn written(&self, event: Arc<AuditEvent>, pending: Option<Arc<Pending>>, receipt: Option<Receipt>) -> Recording {
+        let shared = &self.0.shared;
         let pushed = shared.push(Job { event, class: Class::Droppable, pending: pending.clone(), after: None });
         match (pushed, pending, receipt) {
             (true, _, Some(receipt)) => Recording::Wait(receipt),

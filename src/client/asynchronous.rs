@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod cached;
 mod watch;
 
 use std::future::Future;
@@ -28,16 +29,18 @@ use tokio::sync::Mutex;
 use tokio::time::{self, Instant};
 use zeroize::Zeroizing;
 
+pub use cached::CachedClient;
 pub use watch::Watch;
 
 use super::link::{Greeted, Link};
 use super::message::{self, Question};
 use super::{Broken, ClientError, Options, Repeat, socket};
 use crate::codec;
+use crate::page::Seen;
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Handle, Hold, ImportEntry, ImportOutcome,
-    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo, Tokens, Validate,
-    Verdict,
+    Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, Stamped, TokenInfo, Tokens,
+    UseReport, Validate, Verdict,
 };
 use crate::time::UnixTime;
 
@@ -50,6 +53,8 @@ pub struct Client {
 struct Inner {
     path: PathBuf,
     options: Options,
+    /// It wants the epoch page with each connection.
+    wants_page: bool,
     /// Held while connecting, so that all callers wait for the one attempt.
     link: Mutex<Option<Link>>,
 }
@@ -60,10 +65,27 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connect`] and the others that concern a connection; [`ClientError::Refused`] when there are too many.
     pub async fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
-        let inner = Inner { path: path.as_ref().to_owned(), options, link: Mutex::new(None) };
+        Self::connect_as(path.as_ref(), options, false).await
+    }
+
+    async fn connect_as(path: &Path, options: Options, wants_page: bool) -> Result<Self, ClientError> {
+        let inner = Inner { path: path.to_owned(), options, wants_page, link: Mutex::new(None) };
         let timeout = inner.options.timeout;
         within(timeout, inner.link()).await?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A verdict that may be kept, and the page of the connection that it came on.
+    async fn validate_stamped(&self, ask: &Validate<'_>) -> Result<(Stamped, Option<Arc<Seen>>), ClientError> {
+        let body = body(Question::Validate(ask));
+        let asked = self.inner.ask(body, Repeat::Harmless);
+        let (answer, link) = within(self.inner.options.timeout, asked).await?;
+        Ok((message::stamped(answer)?, link.page().cloned()))
+    }
+
+    /// Tells of uses that were granted out of a cache. Never sent twice.
+    async fn report_uses(&self, reports: &[UseReport<'_>]) -> Result<(), ClientError> {
+        message::reported(self.long(Question::ReportUses(reports), Repeat::Unbegun).await?)
     }
 
     /// Connects to [`super::default_socket`].
@@ -292,12 +314,14 @@ impl Client {
     }
 
     async fn exchange(&self, question: Question<'_>, repeat: Repeat, timeout: Duration) -> Result<Answer, ClientError> {
-        // Room for all of it: a vector that grows leaves copies of the token behind.
-        let mut body = Vec::with_capacity(codec::encoded_len(&question));
-        body = codec::encode_onto(&question, body);
-        let body = Zeroizing::new(body);
-        within(timeout, self.inner.ask(body, repeat)).await
+        within(timeout, self.inner.ask(body(question), repeat)).await.map(|(answer, _)| answer)
     }
+}
+
+fn body(question: Question<'_>) -> Zeroizing<Vec<u8>> {
+    // Room for all of it: a vector that grows leaves copies of the token behind.
+    let body = Vec::with_capacity(codec::encoded_len(&question));
+    Zeroizing::new(codec::encode_onto(&question, body))
 }
 
 async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
@@ -305,12 +329,13 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Clien
 }
 
 impl Inner {
-    async fn ask(&self, body: Zeroizing<Vec<u8>>, repeat: Repeat) -> Result<Answer, ClientError> {
+    /// The answer, and the connection that it came on.
+    async fn ask(&self, body: Zeroizing<Vec<u8>>, repeat: Repeat) -> Result<(Answer, Link), ClientError> {
         let mut repeated = false;
         loop {
             let link = self.link().await?;
             let broken = match link.ask(&body).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, link)),
                 Err(broken) => broken,
             };
             if repeated || !broken.may_repeat(repeat) {
@@ -325,6 +350,7 @@ impl Inner {
         let mut current = self.link.lock().await;
         if let Some(link) = &*current
             && !link.is_closed()
+            && !link.might_prove_its_clock()
         {
             return Ok(link.clone());
         }
@@ -339,7 +365,7 @@ impl Inner {
         let mut pause = socket::PAUSE;
         loop {
             let error = match socket::open(&self.path) {
-                Ok(stream) => match Greeted::on(stream, &self.path, &self.options).await {
+                Ok(stream) => match Greeted::on(stream, &self.path, &self.options, self.wants_page).await {
                     Ok(greeted) => return Ok(greeted),
                     Err(Broken::NoReply(source)) => ClientError::Lost { source },
                     Err(Broken::Unbegun(error)) => error,

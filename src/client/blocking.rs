@@ -20,31 +20,37 @@
 //! # Ok::<(), bearerd::client::ClientError>(())
 //! ```
 
+mod cached;
 mod watch;
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use cached::CachedClient;
 pub use watch::Watch;
 
+use super::cache::boottime;
 use super::message::{self, Outgoing, Question};
-use super::socket::{self, Terms};
+use super::socket::{self, Page, Terms};
 use super::{Broken, ClientError, Options, Repeat};
+use crate::page::Seen;
 use crate::protocol::REQUEST_MAX;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError};
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Failure, Handle, Hold, ImportEntry,
-    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
-    Tokens, Validate, Verdict,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, Stamped,
+    TokenInfo, Tokens, UseReport, Validate, Verdict,
 };
+use crate::sys::pass::receive_with_file;
 use crate::time::UnixTime;
 
 /// Requests that [`Client::validate_each`] has in flight: so few that their replies always find room in the daemon's
@@ -55,6 +61,8 @@ const WINDOW: usize = 16;
 pub struct Client {
     path: PathBuf,
     options: Options,
+    /// It wants the epoch page with each connection.
+    wants_page: bool,
     /// `None` after a failure: the next request connects again.
     connection: Option<Connection>,
 }
@@ -65,10 +73,30 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connect`] and the others that concern a connection; [`ClientError::Refused`] when there are too many.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
-        let mut client = Self { path: path.as_ref().to_owned(), options, connection: None };
+        let mut client = Self { path: path.as_ref().to_owned(), options, wants_page: false, connection: None };
         let deadline = Deadline::after(client.options.timeout);
         client.connection = Some(client.dial(deadline)?);
         Ok(client)
+    }
+
+    /// One whose connections bring the epoch page, not connected yet.
+    pub(super) fn with_page(path: &Path, options: Options) -> Self {
+        Self { path: path.to_owned(), options, wants_page: true, connection: None }
+    }
+
+    /// A verdict that may be kept, and the page of the connection that it came on.
+    pub(super) fn validate_stamped(&mut self, ask: &Validate<'_>) -> Result<(Stamped, Option<Arc<Seen>>), ClientError> {
+        if self.connection.as_ref().is_some_and(Connection::might_prove_its_clock) {
+            self.connection = None;
+        }
+        let answer = self.exchange(Question::Validate(ask), Repeat::Harmless, self.options.timeout)?;
+        let page = self.connection.as_ref().and_then(|connection| connection.page.seen().cloned());
+        Ok((message::stamped(answer)?, page))
+    }
+
+    /// Tells of uses that were granted out of a cache. Never sent twice.
+    pub(super) fn report_uses(&mut self, reports: &[UseReport<'_>]) -> Result<(), ClientError> {
+        message::reported(self.exchange(Question::ReportUses(reports), Repeat::Unbegun, self.options.long_timeout)?)
     }
 
     /// Connects to [`super::default_socket`].
@@ -354,7 +382,7 @@ impl Client {
         let mut pause = socket::PAUSE;
         loop {
             let error = match socket::open(&self.path) {
-                Ok(stream) => match Connection::greet(stream, &self.path, &self.options, deadline) {
+                Ok(stream) => match Connection::greet(stream, &self.path, &self.options, self.wants_page, deadline) {
                     Ok(connection) => return Ok(connection),
                     // Nothing has been asked yet, so a connection that ends now is one more try.
                     Err(Broken::NoReply(source)) => ClientError::Lost { source },
@@ -405,10 +433,19 @@ struct Connection {
     server_uid: u32,
     /// The receive timeout that the socket has.
     armed: Duration,
+    /// The epoch page, where it was asked for.
+    page: Page,
+    greeted_at: Instant,
 }
 
 impl Connection {
-    fn greet(stream: UnixStream, path: &Path, options: &Options, deadline: Deadline) -> Result<Self, Broken> {
+    fn greet(
+        stream: UnixStream,
+        path: &Path,
+        options: &Options,
+        wants_page: bool,
+        deadline: Deadline,
+    ) -> Result<Self, Broken> {
         let connect = |source| Broken::Final(ClientError::Connect { path: path.to_owned(), source });
         let server_uid = socket::server_uid(&stream, path, options).map_err(Broken::Final)?;
         stream.set_nonblocking(false).map_err(connect)?;
@@ -416,19 +453,23 @@ impl Connection {
             stream,
             input: ReadBuffer::new(Direction::Reply),
             output: WriteBuffer::new(),
-            terms: Terms { request_max: REQUEST_MAX, in_flight_max: 1 },
+            terms: Terms { request_max: REQUEST_MAX, in_flight_max: 1, page: None },
             next_id: 1,
             server_uid,
             armed: Duration::ZERO,
+            page: Page::None,
+            greeted_at: Instant::now(),
         };
-        connection.output.push(&socket::hello(), false);
+        let before = boottime();
+        connection.output.push(&socket::hello(wants_page), false);
         match connection.send_all(deadline) {
             // Whoever turned us away has said so before closing: that is read although the hello was not taken.
             Ok(()) | Err(Unsent::Closed { .. }) => {}
             Err(Unsent::Late(broken)) => return Err(broken),
         }
+        let file = if wants_page { connection.first_bytes(deadline)? } else { None };
         let content = connection.next_frame(deadline)?;
-        let terms = socket::terms(content).map_err(Broken::Final)?;
+        let terms = socket::terms(content, wants_page).map_err(Broken::Final)?;
         connection.input.consume();
         let Some(terms) = terms else {
             return match socket::reply(connection.next_frame(deadline)?) {
@@ -436,8 +477,36 @@ impl Connection {
                 Ok(_) => Err(Broken::Final(ClientError::Protocol("a hello without a version and no reason for it"))),
             };
         };
+        connection.page = Page::of(file, before, terms.page);
         connection.terms = terms;
         Ok(connection)
+    }
+
+    /// Reads the first bytes, and the file that may come with them.
+    fn first_bytes(&mut self, deadline: Deadline) -> Result<Option<OwnedFd>, Broken> {
+        loop {
+            match receive_with_file(&self.stream, self.input.space().map_err(unframed)?) {
+                // The end of the connection is found by whoever reads on.
+                Ok((count, file)) => {
+                    self.input.filled(count);
+                    return Ok(file);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let wait = PollTimeout::try_from(deadline.left()?).unwrap_or(PollTimeout::MAX);
+                    match poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], wait) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(errno) => return Err(self.ended(Some(errno.into()))),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.ended(Some(error))),
+            }
+        }
+    }
+
+    /// Whether greeting again may show that the daemon's clock is ours: the answer to the hello was late.
+    fn might_prove_its_clock(&self) -> bool {
+        matches!(self.page, Page::Doubtful) && self.greeted_at.elapsed() >= socket::DOUBT
     }
 
     /// Sends the questions in one piece and waits for all answers, which may come in any order.

@@ -6,21 +6,27 @@
 use std::collections::HashMap;
 use std::future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-use super::socket::{self, Terms};
+use super::cache::boottime;
+use super::socket::{self, Page, Terms};
 use super::{Broken, ClientError, Options};
+use crate::page::Seen;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, Failure};
+use crate::sys::pass::receive_with_file;
 
 /// Requests that wait for their turn before a caller waits to hand its own over.
 const ORDERS: usize = 64;
@@ -35,17 +41,19 @@ pub(super) struct Link {
     orders: mpsc::Sender<Order>,
     request_max: usize,
     server_uid: u32,
+    page: Page,
+    greeted_at: Instant,
 }
 
 impl Link {
     /// Gives a greeted connection to a task of the runtime.
     pub(super) fn over(greeted: Greeted) -> Self {
-        let Greeted { wire, terms, server_uid } = greeted;
+        let Greeted { wire, terms, server_uid, page } = greeted;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let pushed = wire.taken;
         let task = Task { wire, inbox, waiting: HashMap::new(), terms, next_id: 1, pushed, abandoned: false };
         tokio::spawn(task.run());
-        Self { orders, request_max: terms.request_max, server_uid }
+        Self { orders, request_max: terms.request_max, server_uid, page, greeted_at: Instant::now() }
     }
 
     /// Asks, with an encoded question that has no number yet.
@@ -66,6 +74,16 @@ impl Link {
         self.orders.is_closed()
     }
 
+    /// The epoch page that came with it.
+    pub(super) fn page(&self) -> Option<&Arc<Seen>> {
+        self.page.seen()
+    }
+
+    /// Whether greeting again may show that the daemon's clock is ours: the answer to the hello was late.
+    pub(super) fn might_prove_its_clock(&self) -> bool {
+        matches!(self.page, Page::Doubtful) && self.greeted_at.elapsed() >= socket::DOUBT
+    }
+
     /// Who listened when it was made.
     pub(super) fn server_uid(&self) -> u32 {
         self.server_uid
@@ -77,22 +95,30 @@ pub(super) struct Greeted {
     pub(super) wire: Wire,
     terms: Terms,
     server_uid: u32,
+    page: Page,
 }
 
 impl Greeted {
     /// Greets on a new connection.
-    pub(super) async fn on(stream: StdUnixStream, path: &Path, options: &Options) -> Result<Self, Broken> {
+    pub(super) async fn on(
+        stream: StdUnixStream,
+        path: &Path,
+        options: &Options,
+        wants_page: bool,
+    ) -> Result<Self, Broken> {
         let server_uid = socket::server_uid(&stream, path, options).map_err(Broken::Final)?;
         let stream = UnixStream::from_std(stream)
             .map_err(|source| Broken::Final(ClientError::Connect { path: path.to_owned(), source }))?;
         let mut wire = Wire { stream, input: ReadBuffer::new(Direction::Reply), output: WriteBuffer::new(), taken: 0 };
-        wire.output.push(&socket::hello(), false);
+        let before = boottime();
+        wire.output.push(&socket::hello(wants_page), false);
         let written = future::poll_fn(|cx| wire.poll_write(cx)).await;
+        let file = if wants_page { wire.first_bytes().await? } else { None };
         // Whoever turned us away has said so before closing: the frames are there although the write failed.
         if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
             return Err(Broken::NoReply(written.err()));
         }
-        let terms = socket::terms(wire.frame()).map_err(Broken::Final)?;
+        let terms = socket::terms(wire.frame(), wants_page).map_err(Broken::Final)?;
         wire.consume();
         let Some(terms) = terms else {
             if !future::poll_fn(|cx| wire.poll_frame(cx)).await? {
@@ -103,7 +129,8 @@ impl Greeted {
                 Ok(_) => Err(Broken::Final(ClientError::Protocol("a hello without a version and no reason for it"))),
             };
         };
-        Ok(Self { wire, terms, server_uid })
+        let page = Page::of(file, before, terms.page);
+        Ok(Self { wire, terms, server_uid, page })
     }
 }
 
@@ -173,6 +200,21 @@ impl Wire {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads the first bytes, and the file that may come with them. The end of the connection is found by whoever reads on.
+    async fn first_bytes(&mut self) -> Result<Option<OwnedFd>, Broken> {
+        let unframed = |_: FrameError| Broken::Final(ClientError::Protocol("a frame is empty or too long"));
+        let space = self.input.space().map_err(unframed)?;
+        let read = self.stream.async_io(Interest::READABLE, || receive_with_file(&self.stream, space)).await;
+        match read {
+            Ok((count, file)) => {
+                self.input.filled(count);
+                Ok(file)
+            }
+            Err(error) if socket::is_closed(&error) => Err(Broken::NoReply(Some(error))),
+            Err(error) => Err(Broken::Final(ClientError::Lost { source: Some(error) })),
+        }
     }
 
     /// Waits until a whole frame is there; false at the end of the connection.

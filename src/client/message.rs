@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::ClientError;
 use crate::protocol::message::{
     Answer, AuditLines, AuditQuery, BackupAsk, BackupPiece, Changed, Edit, Events, Handle, Hold, ImportEntry,
-    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, TokenInfo,
-    Tokens, Validate, Verdict, Watch,
+    ImportOutcome, Issue, Issued, List, Rekey, RekeyProgress, Rekeyed, Revoke, Rotate, Rotated, Shown, Stamped,
+    TokenInfo, Tokens, UseReport, Validate, Verdict, Watch,
 };
 use crate::time::UnixTime;
 
@@ -42,6 +42,7 @@ pub(super) enum Question<'a> {
     Edit(&'a Edit),
     Renew(&'a Handle),
     Rotate(&'a Rotate),
+    ReportUses(&'a [UseReport<'a>]),
 }
 
 const OTHER: ClientError = ClientError::Protocol("the reply is not one to this request");
@@ -73,6 +74,23 @@ take! {
     rekey_progress: RekeyProgress => RekeyProgress,
     backup: Backup => BackupPiece,
     rotated: Rotated => Box<Rotated>,
+}
+
+/// A verdict that may say how it may be kept.
+pub(super) fn stamped(answer: Answer) -> Result<Stamped, ClientError> {
+    match answer {
+        Answer::Stamped(stamped) => Ok(*stamped),
+        // The page was not granted.
+        answer => verdict(answer).map(|verdict| Stamped { verdict: *verdict, cache: None }),
+    }
+}
+
+pub(super) fn reported(answer: Answer) -> Result<(), ClientError> {
+    match answer {
+        Answer::Reported => Ok(()),
+        Answer::Error(failure) => Err(failure.into()),
+        _ => Err(OTHER),
+    }
 }
 
 /// As many verdicts as were asked for, or none of them counts: one too few would shift the rest to other tokens.
@@ -122,6 +140,7 @@ mod tests {
             ImportEntry { token: Foreign::Text("q8Zr2Lm7Xv4Tk9Wb"), facts: issue.clone(), expires_at: None },
             ImportEntry { token: Foreign::Sha256([200; 32]), facts: Issue::default(), expires_at: Some(UnixTime::MAX) },
         ];
+        let reports = [UseReport { ticket: &[200; 40], count: 300, first: UnixTime::EPOCH, last: UnixTime::MAX }];
         let pairs = [
             (Question::Validate(&validate), Ask::Validate(validate.clone())),
             (Question::ValidateBatch(&batch), Ask::ValidateBatch(batch.clone())),
@@ -145,6 +164,7 @@ mod tests {
             (Question::Edit(&edit), Ask::Edit(edit.clone())),
             (Question::Renew(&handle), Ask::Renew(handle.clone())),
             (Question::Rotate(&rotate), Ask::Rotate(rotate.clone())),
+            (Question::ReportUses(&reports), Ask::ReportUses(reports.to_vec())),
         ];
         for (body, ask) in pairs {
             let id = 77_000;

@@ -22,6 +22,7 @@
 #[cfg(feature = "client-async")]
 pub mod asynchronous;
 pub mod blocking;
+mod cache;
 mod feed;
 #[cfg(feature = "client-async")]
 mod link;
@@ -33,6 +34,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use socket::{SYSTEM_SOCKET, default_socket};
+
+/// How a caching client behaves.
+#[derive(Clone, Debug)]
+pub struct CacheOptions {
+    /// Verdicts that are kept at most; each takes some 600 bytes and the token's facts.
+    pub entries: usize,
+    /// How often uses are told to the daemon.
+    pub report_every: Duration,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self { entries: 16_384, report_every: Duration::from_secs(1) }
+    }
+}
 
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::Failure;

@@ -3,9 +3,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,13 +14,17 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAd
 
 use super::{Broken, ClientError, Options};
 use crate::codec;
+use crate::page::{self, Seen};
 use crate::protocol::message::{Answer, ClientHello, Reply, ServerHello};
-use crate::protocol::{MAGIC, REQUEST_MAX, VERSION};
+use crate::protocol::{FLAG_PAGE, MAGIC, REQUEST_MAX, VERSION};
+use crate::sys::shared::Words;
 
 /// Where the system's daemon listens.
 pub const SYSTEM_SOCKET: &str = "/run/bearerd/bearerd.sock";
 /// First pause before another try to connect; it doubles up to [`PAUSE_MAX`].
 pub(super) const PAUSE: Duration = Duration::from_millis(25);
+/// How long a connection whose answer to the hello was too late to prove the daemon's clock is used for.
+pub(super) const DOUBT: Duration = Duration::from_secs(1);
 /// Longest pause.
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(400);
 
@@ -85,9 +90,10 @@ pub(super) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
 }
 
-/// The first message of a client.
-pub(super) const fn hello() -> ClientHello {
-    ClientHello { magic: MAGIC, version_min: VERSION, version_max: VERSION, flags: 0 }
+/// The first message of a client, which may want the epoch page.
+pub(super) const fn hello(wants_page: bool) -> ClientHello {
+    let flags = if wants_page { FLAG_PAGE } else { 0 };
+    ClientHello { magic: MAGIC, version_min: VERSION, version_max: VERSION, flags }
 }
 
 /// What a server's hello allows.
@@ -98,10 +104,12 @@ pub(super) struct Terms {
     /// Requests in flight.
     #[cfg_attr(not(feature = "client-async"), expect(dead_code, reason = "one request at a time needs no limit"))]
     pub(super) in_flight_max: usize,
+    /// What the server's CLOCK_BOOTTIME was, if it granted the epoch page.
+    pub(super) page: Option<Duration>,
 }
 
 /// Checks a server's hello; `None` when it has no common version, and an error frame follows.
-pub(super) fn terms(content: &[u8]) -> Result<Option<Terms>, ClientError> {
+pub(super) fn terms(content: &[u8], wants_page: bool) -> Result<Option<Terms>, ClientError> {
     let hello: ServerHello =
         codec::decode(content).map_err(|_| ClientError::Protocol("its first frame is no hello of version 1"))?;
     if hello.magic != MAGIC {
@@ -109,12 +117,43 @@ pub(super) fn terms(content: &[u8]) -> Result<Option<Terms>, ClientError> {
     }
     match hello.version {
         0 => Ok(None),
-        VERSION if hello.flags == 0 => Ok(Some(Terms {
+        VERSION if hello.flags == 0 || (wants_page && hello.flags == FLAG_PAGE) => Ok(Some(Terms {
             request_max: (hello.request_max as usize).min(REQUEST_MAX),
             in_flight_max: hello.in_flight_max as usize,
+            page: (hello.flags == FLAG_PAGE).then(|| Duration::from_micros(hello.boottime_micros)),
         })),
         VERSION => Err(ClientError::Protocol("it grants what was not asked for")),
         _ => Err(ClientError::Protocol("it chose a version that was not offered")),
+    }
+}
+
+/// The epoch page of a connection.
+#[derive(Clone)]
+pub(super) enum Page {
+    /// Not wanted, or not granted.
+    None,
+    /// Granted, but it is not certain that the daemon's clock is ours: greeting again may show it.
+    Doubtful,
+    /// This.
+    Seen(Arc<Seen>),
+}
+
+impl Page {
+    /// What a greeting has brought: `before` is our CLOCK_BOOTTIME before it was sent, `daemons` what the hello says.
+    pub(super) fn of(file: Option<OwnedFd>, before: Duration, daemons: Option<Duration>) -> Self {
+        let (Some(file), Some(daemons)) = (file, daemons) else { return Self::None };
+        if !page::agrees(before, daemons) {
+            return Self::Doubtful;
+        }
+        let seen = Words::open(&file, page::WORDS).ok().and_then(|words| Seen::new(words).ok());
+        seen.map_or(Self::None, |seen| Self::Seen(Arc::new(seen)))
+    }
+
+    pub(super) fn seen(&self) -> Option<&Arc<Seen>> {
+        match self {
+            Self::Seen(page) => Some(page),
+            Self::None | Self::Doubtful => None,
+        }
     }
 }
 
@@ -170,18 +209,23 @@ mod tests {
             batch_max: 256,
             boottime_micros: 5,
         };
-        let given = terms(&codec::encode(&good)).unwrap().unwrap();
+        let given = terms(&codec::encode(&good), false).unwrap().unwrap();
         assert_eq!((given.request_max, given.in_flight_max), (1000, 3));
-        assert!(terms(&codec::encode(&ServerHello { version: 0, ..good.clone() })).unwrap().is_none());
+        assert!(terms(&codec::encode(&ServerHello { version: 0, ..good.clone() }), false).unwrap().is_none());
         for bad in [
             ServerHello { version: 2, ..good.clone() },
             ServerHello { flags: 1, ..good.clone() },
             ServerHello { magic: *b"nothing\0", ..good.clone() },
         ] {
-            assert!(matches!(terms(&codec::encode(&bad)), Err(ClientError::Protocol(_))), "{bad:?}");
+            assert!(matches!(terms(&codec::encode(&bad), false), Err(ClientError::Protocol(_))), "{bad:?}");
         }
+        let with_page = codec::encode(&ServerHello { flags: FLAG_PAGE, ..good.clone() });
+        assert_eq!(terms(&with_page, true).unwrap().unwrap().page, Some(Duration::from_micros(5)));
+        assert_eq!(terms(&codec::encode(&good), true).unwrap().unwrap().page, None);
+        let more = codec::encode(&ServerHello { flags: FLAG_PAGE | 2, ..good.clone() });
+        assert!(matches!(terms(&more, true), Err(ClientError::Protocol(_))));
         let mut longer = codec::encode(&good);
         longer.push(0);
-        assert!(matches!(terms(&longer), Err(ClientError::Protocol(_))));
+        assert!(matches!(terms(&longer, false), Err(ClientError::Protocol(_))));
     }
 }

@@ -134,6 +134,11 @@ pub enum Failure {
     /// The socket can't be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The page that tells caches what is stale can't be made.
+    #[error(
+        "the memory that tells clients' caches what is stale can't be made: {0}; bearerd needs Linux 5.1, and some memory"
+    )]
+    Page(#[source] std::io::Error),
     /// The runtime did not start.
     #[error("threads could not be started: {0}")]
     Runtime(#[source] std::io::Error),
@@ -169,7 +174,7 @@ impl Failure {
             | Self::Older { .. } => REFUSED,
             Self::NoRecoveryKey => USAGE,
             Self::BadBackup { .. } => BAD_DATA,
-            Self::Input(_) | Self::BackupFile { .. } | Self::NotThatUser(_) | Self::Output(_) => IO,
+            Self::Page(_) | Self::Input(_) | Self::BackupFile { .. } | Self::NotThatUser(_) | Self::Output(_) => IO,
             Self::Socket(SocketError::System { .. }) => IO,
             Self::Socket(_) => REFUSED,
             Self::Harden(_) | Self::Inherit(_) | Self::Runtime(_) | Self::Fatal(_) => IO,

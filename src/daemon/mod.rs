@@ -8,6 +8,7 @@
 mod args;
 mod demo;
 mod exit;
+mod heart;
 mod log;
 pub mod open;
 mod recover;

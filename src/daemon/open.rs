@@ -13,6 +13,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::exit::Failure;
 use crate::audit::{Audit, AuditBoot, AuditEvent, AuditMac, AuditOptions, LogState, OpenReport, Seal, keyed_mac};
 use crate::config::{Config, Unsynced};
+use crate::page::{self, Takeover};
 use crate::store::{Boot, FileOptions, Store, StoreError, StoreFile, StoreOptions};
 use crate::sys::files::{self, Access, FileError, Owner, PRIVATE_DIR};
 use crate::sys::memory::LockedKey;
@@ -42,6 +43,10 @@ pub struct Backbone {
     pub audit: Audit,
     /// The time.
     pub clock: Arc<Clock>,
+    /// What says to every cache on the host that its verdicts are stale.
+    pub page: Arc<page::Served>,
+    /// When no cache counts any more that the last daemon filled.
+    pub takeover: Takeover,
     /// What should be said in the log and in `status`.
     pub remarks: Vec<String>,
 }
@@ -107,11 +112,15 @@ fn open_with(
     let unlocked = unlock(&*time)?;
     let mut remarks = Vec::new();
     let clock = start_clock(config, time, &unlocked.boot, &mut remarks)?;
+    // The store's lock is ours.
+    let takeover = Takeover::begin(Arc::clone(&clock), unlocked.boot.clean_stop);
+    let page = Arc::new(page::Writer::shared().map_err(Failure::Page)?);
     let (audit, stored) = open_audit(config, &unlocked, Arc::clone(&clock), &mut remarks)?;
-    let store = open_store(config, unlocked.file, &unlocked.keyring, &clock, unlocked.new)?;
+    let options = StoreOptions { epochs: Some(Arc::clone(&page) as _), ..StoreOptions::default() };
+    let store = open_store(config, unlocked.file, &unlocked.keyring, &clock, options, unlocked.new)?;
     // From here on seals have a place to go.
     let _ = stored.set(store.clone());
-    Ok(Backbone { store, keyring: unlocked.keyring, audit, clock, remarks })
+    Ok(Backbone { store, keyring: unlocked.keyring, audit, clock, page, takeover, remarks })
 }
 
 /// Directories that are missing are made, private; those that are there must be private already.
@@ -327,12 +336,12 @@ fn open_store(
     file: StoreFile,
     keyring: &Arc<Keyring>,
     clock: &Arc<Clock>,
+    options: StoreOptions,
     new: Option<(KeyHeader, PathBuf)>,
 ) -> Result<Store, Failure> {
     let path = &config.store.path;
     let failed = store_failure(path);
     let sealer = Arc::clone(keyring) as Arc<dyn crate::store::Sealer>;
-    let options = StoreOptions::default();
     let Some((header, temporary)) = new else {
         return Store::open(file, sealer, Arc::clone(clock), options).map(|(store, _)| store).map_err(failed);
     };

@@ -40,6 +40,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let new = runtime.block_on(async {
         let made = make_key(&config, &backbone, &recovered).await;
         let sealed = backbone.audit.stop().await;
+        // What the lost daemon's caches may still hold is not over because of an orderly stop of ours.
+        backbone.takeover.over().await;
         let closed = backbone.store.stop().await;
         let made = made?;
         if let Err(error) = sealed {

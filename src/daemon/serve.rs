@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::exit::Failure;
+use super::heart::Heart;
 use super::open::{Backbone, Listener};
 use super::reload;
 use crate::audit::{Audit, AuditEvent, EventKind};
@@ -94,6 +95,8 @@ async fn serve(start: Start) -> Result<(), Failure> {
         names: Arc::new(SystemNames),
         settings,
         places: places(&config),
+        page: Some(Arc::clone(&backbone.page)),
+        takeover: backbone.takeover,
         connections: Box::new(move || Connections {
             now: counted.connections.load(Ordering::Relaxed) as u64,
             refused: counted.refused.load(Ordering::Relaxed),
@@ -122,6 +125,8 @@ async fn serve(start: Start) -> Result<(), Failure> {
             let _ = stopped.await;
         },
     ));
+    let heart =
+        Heart::start(backbone.page, Arc::clone(&backbone.clock), backbone.audit.clone()).map_err(Failure::Runtime)?;
     let notifier = Arc::new(notifier);
     if let Some(every) = watchdog_interval() {
         tokio::spawn(feed_watchdog(Arc::clone(&notifier), every));
@@ -145,6 +150,8 @@ async fn serve(start: Start) -> Result<(), Failure> {
     let sweeper = tokio::spawn(Sweeper::new(Arc::clone(&running.service)).run());
     let ended = running.until_stopped(signals).await;
     running.notifier.stopping();
+    // Before anything of this daemon ends: no cache outlives what it rests on.
+    heart.stop();
     running.service.stop();
     let _ = stop.send(());
     let _ = server.await;
@@ -238,6 +245,7 @@ impl Running {
             tracing::warn!("{warning}");
         }
         self.service.reload(settings);
+        self.service.in_force().await;
     }
 
     fn note(&self, kind: EventKind, outcome: &'static str, note: Option<String>) {
@@ -253,6 +261,8 @@ impl Running {
         if let Err(error) = self.audit.stop().await {
             tracing::error!("the audit log's last lines could not be sealed: {error}");
         }
+        // An orderly stop lets the next daemon acknowledge at once: not while the last one's caches may count.
+        self.service.in_force().await;
         let closed = self.store.stop().await;
         ended?;
         closed.map_err(|source| Failure::Store { path: self.config.store.path.clone(), source })?;

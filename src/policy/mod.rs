@@ -192,6 +192,13 @@ impl Policy {
         }
     }
 
+    /// Whether something of this kind may be asked at all, whatever the details. `standing` as for [`Self::decide`].
+    pub fn may(&self, standing: &Standing, op: Operation) -> bool {
+        standing.full
+            || (standing.clients && op == Operation::Validate)
+            || self.rules_of(standing).any(|rule| rule.has(op))
+    }
+
     /// Whether the peer's uid says which user of this host it is. In a container it does not, unless that is one which
     /// the very user has made: the root of a container can take any uid, and must not pass for whoever has it here.
     pub fn knows_user(&self, peer: &Peer) -> bool {

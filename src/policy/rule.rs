@@ -178,6 +178,11 @@ impl fmt::Display for Lack {
 }
 
 impl Rule {
+    /// Whether it allows the operation, for some tokens.
+    pub(super) fn has(&self, operation: Operation) -> bool {
+        self.all.has(operation) || self.own.has(operation)
+    }
+
     /// Whether the rule grants the whole request, and for which tokens; no allocation, as each validation comes here.
     pub(super) fn grants(&self, ask: &Ask<'_>, tokens: &TokenSettings) -> Option<Reach> {
         let mut lacking = false;

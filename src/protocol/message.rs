@@ -25,7 +25,7 @@ pub struct ClientHello {
     pub version_min: u16,
     /// Highest version that the client speaks.
     pub version_max: u16,
-    /// Bits of what the client wants; none is defined in version 1, and an unknown one is refused.
+    /// Bits of what the client wants: [`super::FLAG_PAGE`]. An unknown one is refused.
     pub flags: u32,
 }
 
@@ -36,7 +36,7 @@ pub struct ServerHello {
     pub magic: [u8; 8],
     /// The version that both speak from here on; 0 when there is none, and then an error frame follows.
     pub version: u16,
-    /// Bits of what the server grants; 0 in version 1.
+    /// Bits of what the server grants, of those that the client wants.
     pub flags: u32,
     /// Largest request frame, in bytes.
     pub request_max: u32,
@@ -109,6 +109,9 @@ pub enum Ask<'a> {
     Renew(Handle),
     /// Make a token's successor.
     Rotate(Rotate),
+    /// Tell of uses that were granted out of a cache; up to [`super::REPORTS_MAX`].
+    #[serde(borrow)]
+    ReportUses(Vec<UseReport<'a>>),
 }
 
 /// The question that bearerd exists for. No `Debug`: it holds a token.
@@ -127,6 +130,19 @@ pub struct Validate<'a> {
     pub note: Option<&'a str>,
     /// Spend no use and no rate; audited as such.
     pub peek: bool,
+}
+
+/// Uses of a token that a client granted out of its cache, all by one verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseReport<'a> {
+    /// What came with the verdict ([`Cacheable::ticket`]).
+    pub ticket: &'a [u8],
+    /// How many, since the last report; at least 1.
+    pub count: u32,
+    /// When the first of them was.
+    pub first: UnixTime,
+    /// When the last of them was.
+    pub last: UnixTime,
 }
 
 /// What a new token shall be; `None` and empty = the default.
@@ -408,6 +424,10 @@ pub enum Answer {
     Shown(Box<Shown>),
     /// To `Rotate`: the one reply that delivers the new token.
     Rotated(Box<Rotated>),
+    /// To `Validate` on a connection that was given the epoch page.
+    Stamped(Box<Stamped>),
+    /// To `ReportUses`: all of them are in the audit log.
+    Reported,
 }
 
 impl Answer {
@@ -446,6 +466,31 @@ pub struct Verdict {
     pub missing_scopes: Vec<String>,
     /// The token's facts; only to who showed the right secret.
     pub token: Option<Box<TokenInfo>>,
+}
+
+/// A verdict, and how it may be kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub struct Stamped {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How it may be kept for the same question; `None` = it may not.
+    pub cache: Option<Cacheable>,
+}
+
+/// Under which conditions an *active* counts for the same question again (`docs/epoch-page.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cacheable {
+    /// While the epoch page has this generation,
+    pub generation: u64,
+    /// and in the slot of this number
+    pub slot: u32,
+    /// this value,
+    pub value: u64,
+    /// and it is before this time. `None` = no time ends it.
+    pub good_until: Option<UnixTime>,
+    /// What its uses are reported with: at most [`super::TICKET_MAX`] bytes that mean something to the daemon alone.
+    pub ticket: Vec<u8>,
 }
 
 /// The state of a token; the numbers are the order.

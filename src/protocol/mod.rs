@@ -18,6 +18,8 @@ use std::time::Duration;
 pub const VERSION: u16 = 1;
 /// First bytes of either hello, after the frame's length.
 pub const MAGIC: [u8; 8] = *b"bearerd\0";
+/// Flag of the hellos: the epoch page. The client wants it; the server's hello brings it, as a file (SCM_RIGHTS).
+pub const FLAG_PAGE: u32 = 1;
 /// Largest request frame, in bytes, without its length field.
 pub const REQUEST_MAX: usize = 64 * 1024;
 /// Largest reply frame, in bytes: 256 verdicts with all that a token can carry.
@@ -26,6 +28,10 @@ pub const REPLY_MAX: usize = 8 * 1024 * 1024;
 pub const IN_FLIGHT_MAX: usize = 256;
 /// Tokens in one batch.
 pub const BATCH_MAX: usize = 256;
+/// Uses that one request reports.
+pub const REPORTS_MAX: usize = 256;
+/// Longest ticket, in bytes.
+pub const TICKET_MAX: usize = 16 * 1024;
 /// A frame that has begun must be whole within this.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(5);
 /// Tokens in one page of a listing, at most.

@@ -76,6 +76,12 @@ pub fn is_exhausted(record: &TokenRecord) -> bool {
     record.max_uses.is_some_and(|max| record.uses >= max)
 }
 
+/// When time alone ends a token that is good now. What else may end it is written to its record.
+pub fn good_until(record: &TokenRecord) -> Option<UnixTime> {
+    let rotated = record.rotation.as_ref().map(|rotation| rotation.ends_at);
+    [record.expires_at, rotated].into_iter().flatten().min()
+}
+
 fn state(record: &TokenRecord, now: UnixTime) -> Option<Reason> {
     if record.revoked.is_some() {
         Some(Reason::Revoked)

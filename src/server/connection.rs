@@ -26,7 +26,7 @@ use tokio::task;
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
-use super::descriptors::poll_read_refusing_fds;
+use super::descriptors::{poll_read_refusing_fds, poll_write_with_file};
 use super::handler::{Class, Handler};
 use super::limits::{Counters, Place, ServerLimits, StreamPlace};
 use super::stop::{Stop, Stopping};
@@ -36,7 +36,7 @@ use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
-use crate::protocol::{BATCH_MAX, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
+use crate::protocol::{BATCH_MAX, FLAG_PAGE, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
 use crate::service::{Later, Now, Streamed};
 
 /// Frames that are answered before other connections get their turn.
@@ -75,6 +75,7 @@ pub(super) async fn serve<H: Handler>(
         in_flight_bytes: 0,
         streamed: None,
         greeted: false,
+        hands_page: false,
         half_closed: false,
         said_goodbye: false,
         stalled: None,
@@ -172,6 +173,8 @@ struct Connection<'a, H: Handler, F, B> {
     streamed: Option<OpenStream>,
     /// The hello has been answered.
     greeted: bool,
+    /// The file of the epoch page goes out with the next bytes.
+    hands_page: bool,
     /// The peer will send nothing more.
     half_closed: bool,
     said_goodbye: bool,
@@ -287,8 +290,10 @@ where
             let Some(content) = self.input.frame()? else { break };
             *budget -= 1;
             if !self.greeted {
-                let hello = greet(content, self.place.class(), self.shared)?;
+                let hello = greet(content, self.place.class(), self.shared, self.caller)?;
                 self.greeted = true;
+                // With the first byte of the hello, which is the first of all.
+                self.hands_page = hello.flags & FLAG_PAGE != 0;
                 self.output.push(&hello, false);
             } else {
                 let request: Request<'_> = codec::decode(content).map_err(FrameError::from)?;
@@ -350,9 +355,15 @@ where
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.output.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, self.output.pending()) {
+            let page = if self.hands_page { self.shared.handler.page() } else { None };
+            let written = match page {
+                Some(page) => poll_write_with_file(&self.stream, cx, self.output.pending(), page),
+                None => Pin::new(&mut self.stream).poll_write(cx, self.output.pending()),
+            };
+            match written {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
+                    self.hands_page = false;
                     self.output.advance(count);
                     self.stalled = None;
                 }
@@ -460,7 +471,7 @@ where
 }
 
 /// Answers a client's hello.
-fn greet<H: Handler>(content: &[u8], class: Class, shared: &Shared<H>) -> Result<ServerHello, End> {
+fn greet<H: Handler>(content: &[u8], class: Class, shared: &Shared<H>, caller: &H::Caller) -> Result<ServerHello, End> {
     let unsupported = |message: &str| End::Refused(Failure::new(ErrorCode::Unsupported, message));
     // What begins otherwise is another protocol, and its frames mean nothing here.
     if !content.starts_with(&MAGIC) {
@@ -470,13 +481,15 @@ fn greet<H: Handler>(content: &[u8], class: Class, shared: &Shared<H>) -> Result
     if !(hello.version_min..=hello.version_max).contains(&VERSION) {
         return Err(unsupported("this bearerd speaks version 1 of the protocol only"));
     }
-    if hello.flags != 0 {
+    if hello.flags & !FLAG_PAGE != 0 {
         return Err(unsupported("the hello asks for something that version 1 does not have"));
     }
     let in_flight_max = if class == Class::Ruleless { shared.limits.in_flight_small } else { shared.limits.in_flight };
+    let granted = hello.flags & FLAG_PAGE != 0 && shared.handler.grant_page(caller);
     let boottime = shared.handler.boottime();
     Ok(ServerHello {
         version: VERSION,
+        flags: if granted { FLAG_PAGE } else { 0 },
         in_flight_max: u32::try_from(in_flight_max).unwrap_or(u32::MAX),
         boottime_micros: u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX),
         ..no_version()

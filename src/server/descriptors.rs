@@ -1,14 +1,17 @@
-//! Reading where the kernel lets peers push descriptors: Linux before 6.16, which has no SO_PASSRIGHTS.
+//! Descriptors on connections: none of a peer's comes in, and of ours only the epoch page's goes out.
 //!
-//! Invariant I5: no descriptor of a peer ever enters the daemon, which would otherwise run out of them.
+//! Invariant I5: no descriptor of a peer ever enters the daemon, which would otherwise run out of them. Linux before 6.16
+//! has no SO_PASSRIGHTS, and lets peers push them.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{MsgFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+
+use crate::sys::pass::send_with_file;
 
 /// Reads without room for descriptors, so that none enters; [`io::ErrorKind::InvalidData`] when some were sent.
 pub(super) fn poll_read_refusing_fds(
@@ -40,6 +43,22 @@ pub(super) fn poll_read_refusing_fds(
             (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => {}
             (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
             (read, _) => return Poll::Ready(read),
+        }
+    }
+}
+
+/// Writes, and hands over a file with the first byte that is taken.
+pub(super) fn poll_write_with_file(
+    stream: &UnixStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+    file: BorrowedFd<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match stream.try_io(Interest::WRITABLE, || send_with_file(stream, bytes, file)) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            written => return Poll::Ready(written),
         }
     }
 }

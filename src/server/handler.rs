@@ -1,5 +1,6 @@
 //! What the server asks of whoever answers: the door between the sockets and the service.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// CLOCK_BOOTTIME, for the hello.
     fn boottime(&self) -> Duration;
+
+    /// The peer wants the epoch page. Says whether it gets it; its verdicts say from then on how they may be kept.
+    fn grant_page(&self, caller: &Self::Caller) -> bool;
+
+    /// The file of the page, for those who get it.
+    fn page(&self) -> Option<BorrowedFd<'_>>;
 }
 
 impl Handler for Service {
@@ -69,5 +76,13 @@ impl Handler for Service {
 
     fn boottime(&self) -> Duration {
         Service::boottime(self)
+    }
+
+    fn grant_page(&self, caller: &Caller) -> bool {
+        Service::grant_page(self, caller)
+    }
+
+    fn page(&self) -> Option<BorrowedFd<'_>> {
+        Service::epoch_page(self)
     }
 }

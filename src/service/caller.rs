@@ -3,6 +3,7 @@
 //! A connection keeps the settings that it last saw. Asking whether they are still in force reads one number that only
 //! a reload writes; taking a lock and a count that all connections share would have the processors hand them round.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct Caller {
     /// Who connected, as the kernel says it.
     pub peer: Peer,
     known: Mutex<Known>,
+    /// It was given the epoch page: its verdicts say how they may be kept.
+    keeps: AtomicBool,
     /// The user name, and when (CLOCK_BOOTTIME) it was looked up.
     name: Mutex<Option<(Duration, String)>>,
 }
@@ -45,7 +48,7 @@ impl Known {
 impl Caller {
     pub(super) fn new(peer: Peer, service: &Service) -> Self {
         let known = Mutex::new(Known::of(&peer, service));
-        Self { peer, known, name: Mutex::new(None) }
+        Self { peer, known, keeps: AtomicBool::new(false), name: Mutex::new(None) }
     }
 
     /// The settings in force and the peer's standing under them. To be let go of before anything is awaited, and before
@@ -82,6 +85,16 @@ impl Caller {
     /// Remembers what the name services said.
     pub(super) fn learn_name(&self, now: Duration, name: &str) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, name.to_owned()));
+    }
+
+    /// Whether it was given the epoch page.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps.load(Ordering::Relaxed)
+    }
+
+    /// It is given the epoch page.
+    pub(super) fn may_keep(&self) {
+        self.keeps.store(true, Ordering::Relaxed);
     }
 
     /// The uid, if the peer has one on this host.

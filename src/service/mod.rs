@@ -27,6 +27,7 @@ mod events;
 mod hold;
 mod import;
 mod issue;
+mod keep;
 mod keys;
 mod names;
 mod orders;
@@ -38,6 +39,7 @@ mod right;
 mod rotate;
 mod settings;
 mod sweep;
+mod tickets;
 mod trail;
 mod turns;
 mod uses;
@@ -55,6 +57,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::Operation;
+use crate::page;
 use crate::peer::Peer;
 use crate::policy::{self, Decision, Grant, Names};
 use crate::protocol::IDS_MAX;
@@ -134,6 +137,10 @@ pub struct Parts {
     pub settings: Settings,
     /// For `status`: where things are.
     pub places: Places,
+    /// The epoch page that the store bumps, where clients may keep verdicts.
+    pub page: Option<Arc<page::Served>>,
+    /// From when on no page of an earlier daemon counts.
+    pub takeover: page::Takeover,
     /// For `status`: what the server counts.
     pub connections: Box<dyn Fn() -> Connections + Send + Sync>,
 }
@@ -175,6 +182,8 @@ pub struct Service {
     /// Says so to those who wait while nothing is asked.
     reloaded: watch::Sender<()>,
     places: Places,
+    page: Option<Arc<page::Served>>,
+    takeover: page::Takeover,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
     ids: IdSource,
@@ -211,6 +220,8 @@ impl Service {
             reloads: AtomicU64::new(0),
             reloaded: watch::Sender::new(()),
             places: parts.places,
+            page: parts.page,
+            takeover: parts.takeover,
             connections: parts.connections,
             started_at,
             ids: IdSource::default(),
@@ -239,6 +250,10 @@ impl Service {
         if *self.stopping.borrow() {
             return Now::failure(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"));
         }
+        self.acknowledge(ask, self.begun(caller, ask))
+    }
+
+    fn begun(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
         match ask {
             Ask::Validate(ask) => self.validate(caller, ask),
             Ask::ValidateBatch(batch) => self.validate_batch(caller, batch),
@@ -281,6 +296,7 @@ impl Service {
                 let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
                 later(async move { service.rotate(&caller, request).await.map(|it| Answer::Rotated(Box::new(it))) })
             }
+            Ask::ReportUses(reports) => self.report_uses(caller, reports),
             Ask::ClockReset => {
                 let (service, caller) = (Arc::clone(self), Arc::clone(caller));
                 later(async move { service.clock_reset(&caller).await.map(Answer::Time) })
@@ -309,6 +325,8 @@ impl Service {
         *there = Arc::new(settings);
         // After them and before this returns: a request that begins later sees the number, and so the settings.
         self.reloads.fetch_add(1, Ordering::Release);
+        // Whoever reads the new epoch after this sees that number too.
+        self.store.bump_epoch();
         self.reloaded.send_replace(());
     }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use super::Service;
 use crate::protocol::code::Reason;
 use crate::registry::validate::is_genuine;
-use crate::store::StoreError;
 use crate::store::record::TokenRecord;
+use crate::store::{Lookup, StoreError};
 use crate::token::{self, Token, TokenId, imported};
 
 /// What a text comes to.
 pub(super) enum Presented {
-    /// It is this token's.
-    Known(Arc<TokenRecord>),
+    /// It is this token's, read when its slot of the epoch page had this value.
+    Known(Arc<TokenRecord>, u64),
     /// It is no token's here. The id is what it claims, and nothing that it proves.
     Stranger(Reason, Option<TokenId>),
 }
@@ -24,31 +24,32 @@ impl Service {
     pub(super) fn presented(&self, text: &str) -> Result<Presented, StoreError> {
         let stranger = match Token::parse(text) {
             Ok(token) => {
-                let found = self.store.lookup(token.id)?.record;
+                let Lookup { slot, record: found } = self.store.lookup(token.id)?;
                 let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
                 match found {
-                    Some(record) if genuine => return Ok(Presented::Known(record)),
+                    Some(record) if genuine => return Ok(Presented::Known(record, slot)),
                     _ => Presented::Stranger(Reason::Unknown, Some(token.id)),
                 }
             }
             Err(_) => Presented::Stranger(Reason::Malformed, None),
         };
         if self.store.has_imports()
-            && let Some(record) = self.imported(text)?
+            && let Some((record, slot)) = self.imported(text)?
         {
-            return Ok(Presented::Known(record));
+            return Ok(Presented::Known(record, slot));
         }
         Ok(stranger)
     }
 
-    fn imported(&self, text: &str) -> Result<Option<Arc<TokenRecord>>, StoreError> {
+    fn imported(&self, text: &str) -> Result<Option<(Arc<TokenRecord>, u64)>, StoreError> {
         if !imported::may_be(text) {
             return Ok(None);
         }
         let digest = token::imported_digest(self.keyring.digest_key(), &token::sha256(text));
         let Some(id) = self.store.imported(&digest)? else { return Ok(None) };
         // The record decides, by way of the cache that knows of every restriction; the row only says where it is.
-        let found = self.store.lookup(id)?.record;
-        Ok(found.filter(|record| record.prefix.is_none() && record.digest == digest))
+        let Lookup { slot, record: found } = self.store.lookup(id)?;
+        let found = found.filter(|record| record.prefix.is_none() && record.digest == digest);
+        Ok(found.map(|record| (record, slot)))
     }
 }

@@ -53,7 +53,7 @@ impl Service {
             return Now::failure(self.over_limit(caller, "one revocation a second for who has no rule", 1));
         }
         let id = match self.presented(text) {
-            Ok(Presented::Known(record)) => record.id,
+            Ok(Presented::Known(record, _)) => record.id,
             Ok(Presented::Stranger(..)) => return Now::Ready(Answer::Changed(nothing(dry_run))),
             Err(error) => return Now::failure(store_failure(&error)),
         };

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use super::changes::announce;
-use super::validate::{Judged, Question, event_of_use, inactive, verdict};
+use super::validate::{Judged, Question, event_of_use, inactive, not_kept, verdict};
 use super::{Caller, Service, audit_unavailable, store_failure};
 use crate::audit::AuditEvent;
 use crate::protocol::code::Reason;
-use crate::protocol::message::{Failure, Verdict};
+use crate::protocol::message::{Failure, Stamped};
 use crate::registry::validate::{Circumstances, Judgement, judge};
 use crate::registry::{family, first_use};
 use crate::store::record::TokenRecord;
@@ -36,7 +36,7 @@ impl Service {
         caller: Arc<Caller>,
         id: TokenId,
         question: Question,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<Stamped, Failure> {
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }
@@ -53,23 +53,24 @@ impl Service {
                     line.wait().await.map_err(|_| audit_unavailable())?;
                 }
                 self.note_use(&caller, id, question.from, false, now);
-                Ok(verdict(&record, None, Vec::new(), now))
+                Ok(not_kept(verdict(&record, None, Vec::new(), now)))
             }
             // The first use is durable: this one is like any other.
             Counted::Plain(record) => {
                 let from = question.from;
-                match self.active(&caller, Arc::from(record), &question.ask(), from, now, || question.clone()) {
-                    Judged::Ready(verdict) => verdict,
-                    Judged::Later(verdict) => verdict.await,
+                // The record was not read under its slot.
+                match self.active(&caller, Arc::from(record), &question.ask(), from, now, || question.clone(), None) {
+                    Judged::Ready(stamped) => stamped,
+                    Judged::Later(stamped) => stamped.await,
                 }
             }
             Counted::Not(record, reason, missing) => {
                 if let Some(told) = self.refuse_known(&caller, &record, &question, reason, now) {
                     let _ = told.await;
                 }
-                Ok(verdict(&record, Some(reason), missing, now))
+                Ok(not_kept(verdict(&record, Some(reason), missing, now)))
             }
-            Counted::Gone => Ok(inactive(Reason::Unknown)),
+            Counted::Gone => Ok(not_kept(inactive(Reason::Unknown))),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
+use super::keep::Epoch;
 use super::presented::Presented;
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
@@ -14,7 +15,7 @@ use crate::config::AssertAddress;
 use crate::peer::Peer;
 use crate::policy::{self, Grant};
 use crate::protocol::code::{ErrorCode, Reason};
-use crate::protocol::message::{Answer, Failure, Validate, Verdict};
+use crate::protocol::message::{Answer, Failure, Stamped, Validate, Verdict};
 use crate::protocol::{BATCH_MAX, NAME_MAX, NOTE_MAX, is_clean};
 use crate::registry::validate::{Circumstances, Judgement, is_exhausted, judge};
 use crate::registry::{Invalid, canonical, first_use, view};
@@ -25,8 +26,8 @@ use crate::token::{TEXT_MAX, TokenId};
 
 /// A verdict, or the promise of one.
 pub(super) enum Judged {
-    Ready(Result<Verdict, Failure>),
-    Later(std::pin::Pin<Box<dyn Future<Output = Result<Verdict, Failure>> + Send>>),
+    Ready(Result<Stamped, Failure>),
+    Later(std::pin::Pin<Box<dyn Future<Output = Result<Stamped, Failure>> + Send>>),
 }
 
 /// What a request says besides the token, checked; owned, because it may outlive the frame.
@@ -62,14 +63,21 @@ enum Outcome {
 
 impl Service {
     pub(super) fn validate(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Now {
+        // Before policy and everything else that the verdict rests on.
+        let generation = self.store.epoch();
         let grant = match self.permitted(caller, ask) {
             Ok(grant) => grant,
             Err(failure) => return Now::failure(failure),
         };
-        match self.judged(caller, ask, &grant) {
-            Judged::Ready(Ok(verdict)) => Now::Ready(Answer::Verdict(Box::new(verdict))),
+        let keeps = caller.keeps();
+        let answer = move |stamped: Stamped| match keeps {
+            true => Answer::Stamped(Box::new(stamped)),
+            false => Answer::Verdict(Box::new(stamped.verdict)),
+        };
+        match self.judged(caller, ask, &grant, keeps.then_some(generation)) {
+            Judged::Ready(Ok(stamped)) => Now::Ready(answer(stamped)),
             Judged::Ready(Err(failure)) => Now::failure(failure),
-            Judged::Later(verdict) => later(async move { verdict.await.map(|it| Answer::Verdict(Box::new(it))) }),
+            Judged::Later(stamped) => later(async move { stamped.await.map(answer) }),
         }
     }
 
@@ -84,10 +92,10 @@ impl Service {
             Err(failure) => return Now::failure(failure),
         };
         let judged: Vec<Judged> =
-            batch.iter().zip(&grants).map(|(ask, grant)| self.judged(caller, ask, grant)).collect();
+            batch.iter().zip(&grants).map(|(ask, grant)| self.judged(caller, ask, grant, None)).collect();
         if judged.iter().all(|it| matches!(it, Judged::Ready(_))) {
             let verdicts = judged.into_iter().map(|it| match it {
-                Judged::Ready(verdict) => verdict,
+                Judged::Ready(stamped) => stamped.map(|it| it.verdict),
                 Judged::Later(_) => unreachable!("all were seen to be ready"),
             });
             return match verdicts.collect() {
@@ -98,10 +106,11 @@ impl Service {
         later(async move {
             // All at once, so that counted uses share a commit.
             let verdicts = join_all(judged.into_iter().map(|it| async move {
-                match it {
-                    Judged::Ready(verdict) => verdict,
-                    Judged::Later(verdict) => verdict.await,
-                }
+                let stamped = match it {
+                    Judged::Ready(stamped) => stamped,
+                    Judged::Later(stamped) => stamped.await,
+                };
+                stamped.map(|it| it.verdict)
             }));
             verdicts.await.into_iter().collect::<Result<_, _>>().map(Answer::Verdicts)
         })
@@ -113,14 +122,22 @@ impl Service {
         check(ask).map(|()| grant)
     }
 
-    fn judged(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>, grant: &Grant) -> Judged {
+    /// `generation`: what the epoch page had before policy was asked, if the verdict may be kept.
+    fn judged(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        ask: &Validate<'_>,
+        grant: &Grant,
+        generation: Option<u64>,
+    ) -> Judged {
         let now = self.clock.now();
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let from = ask.from.map(canonical);
-        let record = match self.presented(ask.token) {
-            Ok(Presented::Known(record)) => record,
+        let (record, slot) = match self.presented(ask.token) {
+            Ok(Presented::Known(record, slot)) => (record, slot),
             Ok(Presented::Stranger(reason, id)) => {
-                return Judged::Ready(Ok(self.stranger(caller, ask, from, from_asserted, reason, id, now)));
+                let verdict = self.stranger(caller, ask, from, from_asserted, reason, id, now);
+                return Judged::Ready(Ok(not_kept(verdict)));
             }
             Err(error) => return Judged::Ready(Err(store_failure(&error))),
         };
@@ -147,7 +164,7 @@ impl Service {
         };
         match outcome {
             Outcome::Inactive(reason, missing) => {
-                let verdict = verdict(&record, Some(reason), missing, now);
+                let verdict = not_kept(verdict(&record, Some(reason), missing, now));
                 match self.refuse_known(caller, &record, &question(), reason, now) {
                     None => Judged::Ready(Ok(verdict)),
                     Some(told) => Judged::Later(Box::pin(async move {
@@ -161,7 +178,10 @@ impl Service {
                 let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), question());
                 Judged::Later(Box::pin(async move { service.count_use(caller, record.id, question).await }))
             }
-            Outcome::Active => self.active(caller, record, ask, from, now, question),
+            Outcome::Active => {
+                let epoch = generation.map(|generation| Epoch { generation, slot });
+                self.active(caller, record, ask, from, now, question, epoch)
+            }
         }
     }
 
@@ -191,10 +211,12 @@ impl Service {
         from: Option<std::net::IpAddr>,
         now: UnixTime,
         question: impl Fn() -> Question,
+        epoch: Option<Epoch>,
     ) -> Judged {
         let key = use_key(&caller.peer, ask, record.id, from);
         let recording = self.audit.used(key, now, || self.use_event(caller, &record, &question(), None, now));
-        let good = verdict(&record, None, Vec::new(), now);
+        let cache = epoch.and_then(|epoch| self.cacheable(&record, &question(), epoch, caller.peer.uid, now));
+        let good = Stamped { verdict: verdict(&record, None, Vec::new(), now), cache };
         match recording {
             Recording::Done => {
                 self.note_use(caller, record.id, from, ask.peek, now);
@@ -387,6 +409,11 @@ pub(super) fn verdict(
     now: UnixTime,
 ) -> Verdict {
     Verdict { active: reason.is_none(), reason, missing_scopes, token: Some(Box::new(view::info(record, None, now))) }
+}
+
+/// A verdict that says nothing for the next time.
+pub(super) fn not_kept(verdict: Verdict) -> Stamped {
+    Stamped { verdict, cache: None }
 }
 
 pub(super) fn inactive(reason: Reason) -> Verdict {

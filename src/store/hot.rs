@@ -1,9 +1,10 @@
-//! The hot path of lookups: a bounded cache, 65,536 slots that say when an entry is stale, and what is about to change.
+//! The hot path of lookups: a bounded cache, slots that say when an entry is stale, and what is about to change.
 //!
 //! Invariant I2: no lookup that begins after the reply to a restricting change sees the state before it. The reasoning,
 //! once, for the whole store:
 //!
-//! A token's **slot** is a counter that only grows. A reader loads the slot (Acquire) *before* it reads the state, keeps
+//! A token's **slot** is a counter that only grows; it lies in the epoch page, where clients see it too, so that what is
+//! said here of a reader holds for caches of other processes as for this one. A reader loads the slot (Acquire) *before* it reads the state, keeps
 //! that value with what it caches, and later takes the entry only if the slot still has that value. The writer, for a
 //! change that **restricts**:
 //!
@@ -29,14 +30,13 @@
 
 use std::collections::HashMap;
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::record::TokenRecord;
+use crate::page::{Epochs, slot_of};
 use crate::token::TokenId;
 
-/// Slots; a power of two. 512 KiB of counters: with 100 changes a second one token's entry is spoiled by others' every ten minutes.
-pub const SLOTS: usize = 65_536;
 /// Shards of the cache: readers on different cores rarely meet.
 const SHARDS: usize = 64;
 
@@ -45,7 +45,7 @@ type Found = Option<Arc<TokenRecord>>;
 
 /// See the room's head.
 pub(super) struct Hot {
-    slots: Box<[AtomicU64]>,
+    epochs: Arc<dyn Epochs>,
     shards: Box<[RwLock<Shard>]>,
     shard_entries: usize,
     pending: RwLock<HashMap<TokenId, Found>>,
@@ -73,19 +73,11 @@ struct Entry {
     used: AtomicBool,
 }
 
-/// The slot of a token: its hash over the random half of the id, the same in every process.
-pub(super) fn slot_index(id: TokenId) -> usize {
-    let (high, low) = id.as_bytes().split_first_chunk::<8>().expect("16 bytes have 8");
-    let low = u64::from_le_bytes(low.try_into().expect("16 - 8 = 8"));
-    // Fibonacci hashing: the top bits depend on all bits below.
-    ((low ^ u64::from_le_bytes(*high).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
-}
-
 impl Hot {
     /// An empty cache of at most about `entries` records.
-    pub(super) fn new(entries: usize) -> Self {
+    pub(super) fn new(entries: usize, epochs: Arc<dyn Epochs>) -> Self {
         Self {
-            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            epochs,
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             shard_entries: entries.div_ceil(SHARDS).max(1),
             pending: RwLock::default(),
@@ -96,7 +88,7 @@ impl Hot {
 
     /// The value of the token's slot: read it before anything else of the token.
     pub(super) fn slot(&self, id: TokenId) -> u64 {
-        self.slots[slot_index(id)].load(Ordering::Acquire)
+        self.epochs.slot(id)
     }
 
     /// What is about to be the token's state, if that is more restricted than what it is.
@@ -167,11 +159,11 @@ impl Hot {
     }
 
     fn bump(&self, id: TokenId) {
-        self.slots[slot_index(id)].fetch_add(1, Ordering::Release);
+        self.epochs.bump(id);
     }
 
     fn shard(&self, id: TokenId) -> &RwLock<Shard> {
-        &self.shards[slot_index(id) % SHARDS]
+        &self.shards[slot_of(id) % SHARDS]
     }
 }
 
@@ -196,7 +188,12 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::Writer;
     use crate::store::testing::record;
+
+    fn hot(entries: usize) -> Hot {
+        Hot::new(entries, Arc::new(Writer::private()))
+    }
 
     fn id(n: u128) -> TokenId {
         TokenId::from_bytes(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes())
@@ -204,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_good_only_for_the_slot_value_it_was_read_under() {
-        let hot = Hot::new(1000);
+        let hot = hot(1000);
         let slot = hot.slot(id(1));
         hot.keep(slot, Arc::new(record(id(1), 1)));
         assert_eq!(hot.cached(id(1), slot).expect("cached").version, 1);
@@ -223,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_is_about_to_be_restricted_is_seen_at_once_and_until_it_is_settled() {
-        let hot = Hot::new(1000);
+        let hot = hot(1000);
         let before = hot.slot(id(1));
         assert!(hot.pending(id(1)).is_none());
         hot.restrict(id(1), Some(Arc::new(record(id(1), 2))));
@@ -240,7 +237,7 @@ mod tests {
 
     #[test]
     fn it_stays_bounded_and_keeps_what_is_used() {
-        let hot = Hot::new(SHARDS * 8);
+        let hot = hot(SHARDS * 8);
         for n in 0..20_000 {
             hot.keep(hot.slot(id(n)), Arc::new(record(id(n), 1)));
             // Asked for all the time.
@@ -254,15 +251,5 @@ mod tests {
             assert!(shard.ring.iter().all(|id| shard.entries.contains_key(id)));
         }
         assert!(hot.cached(id(0), hot.slot(id(0))).is_some());
-    }
-
-    #[test]
-    fn ids_spread_over_the_slots() {
-        let mut hit = vec![0u32; SLOTS];
-        for n in 0..SLOTS as u128 {
-            hit[slot_index(id(n))] += 1;
-        }
-        assert!(hit.iter().filter(|&&n| n > 0).count() > SLOTS / 2);
-        assert!(hit.iter().max() < Some(&16));
     }
 }

@@ -64,7 +64,6 @@ use zeroize::Zeroizing;
 pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
-pub use hot::SLOTS;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
 pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
@@ -84,6 +83,7 @@ use self::queue::{Ending, Queue};
 use self::record::{LastUse, TokenRecord};
 use self::usage::{Asks, Usage};
 use self::writer::Writer;
+use crate::page::{self, Epochs};
 use crate::time::{Clock, Mark, UnixTime};
 use crate::token::TokenId;
 use crate::vault::Keyring;
@@ -129,7 +129,7 @@ impl Sealer for Keyring {
 pub struct SealBroken;
 
 /// What can be set; the defaults are the daemon's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct StoreOptions {
     /// Records that are kept decoded for lookups.
     pub hot_records: usize,
@@ -141,6 +141,8 @@ pub struct StoreOptions {
     pub mark_interval: Duration,
     /// Changes that are kept for those who follow ([`Store::journal`]).
     pub journal: u64,
+    /// What says to all who keep something of a token that it is stale; a private one if there is none.
+    pub epochs: Option<Arc<dyn Epochs>>,
 }
 
 impl Default for StoreOptions {
@@ -151,6 +153,7 @@ impl Default for StoreOptions {
             seal_interval: Duration::from_secs(1),
             mark_interval: Duration::from_secs(60),
             journal: 65_536,
+            epochs: None,
         }
     }
 }
@@ -183,7 +186,7 @@ pub struct Committed<T> {
 #[derive(Clone)]
 pub struct Lookup {
     /// The token's slot as it was before the record was read: a cache may keep the record while the slot has this
-    /// value, and until the next order over many tokens, which bumps no slot.
+    /// value, and the generation the one that [`Store::epoch`] had before that.
     pub slot: u64,
     /// The record; `None` = no such token.
     pub record: Option<Arc<TokenRecord>>,
@@ -275,13 +278,14 @@ impl Store {
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
         let Found { format, standing, orders } = found;
+        let epochs = options.epochs.clone().unwrap_or_else(|| Arc::new(page::Writer::private()));
         let shared = Arc::new(Shared {
             engine,
             sealer,
             clock,
+            hot: Hot::new(options.hot_records, Arc::clone(&epochs)),
+            orders: InForce::new(orders, epochs),
             options,
-            hot: Hot::new(options.hot_records),
-            orders: InForce::new(orders),
             usage: Usage::default(),
             sweep: marks::Sweep::default(),
             queue: Queue::default(),
@@ -321,6 +325,17 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         self.shared.queue.ask(job).await
+    }
+
+    /// The generation of the epoch page: to be read before anything else that an answer rests on, by whoever lets others
+    /// keep it.
+    pub fn epoch(&self) -> u64 {
+        self.shared.orders.epoch()
+    }
+
+    /// What is not the store's has changed for all tokens, and is in force: nothing that was kept before counts.
+    pub fn bump_epoch(&self) {
+        self.shared.orders.bump_epoch();
     }
 
     /// The token with this id. The hot path: no system call for what is cached.

@@ -5,10 +5,11 @@
 //! of it writes that down. Nobody else has to know of orders. The steps of one that restricts:
 //!
 //! 1. it stands in the list in memory, not durable yet, and `newest` has its number (Release): from here on lookups see it;
-//! 2. order and audit record are committed;
-//! 3. it is marked durable; only then is anyone answered.
+//! 2. the epoch page's generation is bumped (Release): caches of other processes are void, whatever tokens it is about;
+//! 3. order and audit record are committed;
+//! 4. it is marked durable; only then is anyone answered.
 //!
-//! One that lets go (resume) is put into the list at 3. When a commit is known to have failed, the list is as before:
+//! One that lets go (resume) is put into the list at 4, and bumps nothing: no cache keeps a refusal. When a commit is known to have failed, the list is as before:
 //! tokens were refused a moment early. After a failed sync it stays: what the disk holds is not known.
 //! When all records bear it, its row is removed, and after that commit it leaves the list.
 //!
@@ -43,6 +44,7 @@ use super::schema::{self, INDEX, ORDERS, TOKENS, Tables};
 use super::tally::Tally;
 use super::txn::Txn;
 use super::{IndexTag, Lookup, Sealer, Store, scan};
+use crate::page::Epochs;
 use crate::token::TokenId;
 
 /// Orders that may be unfinished: each costs every read of a record that was not held against it a comparison.
@@ -73,6 +75,7 @@ pub(super) struct InForce {
     oldest: watch::Sender<Option<Arc<Order>>>,
     /// The index of unrevoked tokens by subject is whole.
     indexed: AtomicBool,
+    epochs: Arc<dyn Epochs>,
 }
 
 /// The orders as the writer's transaction sees them.
@@ -129,7 +132,7 @@ pub struct Counted {
 
 impl InForce {
     /// With what a start has found.
-    pub(super) fn new(orders: Vec<Order>) -> Self {
+    pub(super) fn new(orders: Vec<Order>, epochs: Arc<dyn Epochs>) -> Self {
         let entry = |order| Entry { order: Arc::new(order), durable: true, tally: None };
         let in_force = Self {
             newest: AtomicU64::new(0),
@@ -137,6 +140,7 @@ impl InForce {
             list: RwLock::new(Arc::default()),
             oldest: watch::Sender::new(None),
             indexed: AtomicBool::new(false),
+            epochs,
         };
         in_force.replace(orders.into_iter().map(entry).collect());
         in_force
@@ -182,6 +186,15 @@ impl InForce {
         }
     }
 
+    /// What an answer that others may keep was read under: to be loaded before `newest`.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epochs.generation()
+    }
+
+    pub(super) fn bump_epoch(&self) {
+        self.epochs.bump_all();
+    }
+
     /// The index of unrevoked tokens by subject is whole from now on.
     pub(super) fn index_is_whole(&self) {
         self.indexed.store(true, Ordering::Release);
@@ -191,6 +204,7 @@ impl InForce {
         let mut list = self.list().to_vec();
         list.push(entry.clone());
         self.replace(list);
+        self.epochs.bump_all();
     }
 
     fn replace(&self, list: Vec<Entry>) {

@@ -169,7 +169,7 @@ impl Usage {
     }
 
     fn shard(&self, id: TokenId) -> MutexGuard<'_, HashMap<TokenId, LastUse>> {
-        let shard = super::hot::slot_index(id) % SHARDS;
+        let shard = crate::page::slot_of(id) % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

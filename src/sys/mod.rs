@@ -10,8 +10,12 @@ pub mod memory;
 pub mod net;
 #[cfg(feature = "daemon")]
 pub mod panics;
+#[cfg(feature = "client")]
+pub mod pass;
 #[cfg(feature = "daemon")]
 pub mod peer;
+#[cfg(feature = "client")]
+pub mod shared;
 
 /// SIGHUP does nothing until something answers it: a reload that comes while the daemon starts must not end it.
 #[cfg(feature = "daemon")]

@@ -28,6 +28,8 @@ pub(super) const INDEX_KEY: Label = Label("bearerd 2026-11-23 blinded index keys
 pub(super) const WRAPPING_KEY: Label = Label("bearerd 2026-11-23 wraps record keys");
 /// From the root key: keys the MAC over a whole backup.
 pub(super) const BACKUP_KEY: Label = Label("bearerd 2026-11-23 backups as a whole");
+/// From the root key: keys the tickets that come with verdicts which may be kept.
+pub(super) const TICKET_KEY: Label = Label("bearerd 2026-11-24 tickets of cached uses");
 
 /// Derives the key of a purpose, straight into locked memory.
 pub(super) fn derive(label: Label, from: &LockedKey) -> io::Result<LockedKey> {
@@ -50,7 +52,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Label; 7] = [KEY_ID, SLOT_KEY, DIGEST_KEY, AUDIT_KEY, INDEX_KEY, WRAPPING_KEY, BACKUP_KEY];
+    const ALL: [Label; 8] = [KEY_ID, SLOT_KEY, DIGEST_KEY, AUDIT_KEY, INDEX_KEY, WRAPPING_KEY, BACKUP_KEY, TICKET_KEY];
 
     #[test]
     fn every_label_of_this_file_is_listed_and_used_once() {
@@ -73,7 +75,7 @@ mod tests {
         }
     }
 
-    const PINNED: [&str; 7] = [
+    const PINNED: [&str; 8] = [
         "eed7d9290ee65dc3eaf67e17c19f013b19fc30c76e2aca3e480a1da4087fb302",
         "302660a08cbe2e9e7ec0936b138c3fd123c6a05c5c663284d311ca0d38a8a0b5",
         "07ce67ba99b8d0e16ddcd1b835cd5acd612f8ff3088d504b68b77818c000bdab",
@@ -81,5 +83,6 @@ mod tests {
         "4225416e2e6c71c41c84b181b68a3f5ffd3880afaeafe47e744b3d626f3c0fa7",
         "8dbf5c3aa4f504e455e47b51e982b6e928953e4d945646adf802d5642de1697f",
         "045ecba14a322e2f917cefbc69884ab80b485bf1027b3e8b7504002f622fa63f",
+        "e70fb6be7395456f93c83e7b06e804f875c0255b3570d5680231481a55af2430",
     ];
 }

@@ -10,7 +10,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::VaultError;
 use super::aead::{self, Place};
 use super::backup::BackupMac;
-use super::derive::{AUDIT_KEY, BACKUP_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, WRAPPING_KEY, derive};
+use super::derive::{AUDIT_KEY, BACKUP_KEY, DIGEST_KEY, INDEX_KEY, SLOT_KEY, TICKET_KEY, WRAPPING_KEY, derive};
 use super::header::{KeyHeader, KeyId, KeySlot, SlotKind, WrappedRecordKey, record_key_data, slot_data};
 use super::master::KeySource;
 use super::slots::NewRecordKey;
@@ -46,6 +46,7 @@ pub struct Keyring {
     audit_key: Arc<LockedKey>,
     index_key: LockedKey,
     backup_key: LockedKey,
+    ticket_key: LockedKey,
     /// Read for each value that is sealed or opened, written when a record key is put in force: years apart.
     records: RwLock<RecordKeys>,
 }
@@ -114,6 +115,18 @@ impl Keyring {
     /// Begins the MAC of a whole backup.
     pub fn backup_mac(&self) -> BackupMac {
         BackupMac::new(&self.backup_key)
+    }
+
+    /// Over what a verdict granted, and to which uid: only this daemon can make it. Compared in constant time.
+    ///
+    /// `BLAKE3 keyed_hash(ticket key, uid u32 LE || grant)`.
+    pub fn ticket_mac(&self, uid: u32, grant: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(self.ticket_key.expose());
+        hasher.update(&uid.to_le_bytes());
+        hasher.update(grant);
+        let mac = hasher.finalize();
+        hasher.zeroize();
+        mac
     }
 
     /// The blinded key of `value` in the index `tag`: who reads the file sees which entries share a value, not which.
@@ -207,6 +220,7 @@ impl Keyring {
             index_key: derive(INDEX_KEY, root)?,
             records: RwLock::new(RecordKeys { keys: record_keys, in_force }),
             backup_key: derive(BACKUP_KEY, root)?,
+            ticket_key: derive(TICKET_KEY, root)?,
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -204,6 +205,14 @@ impl Handler for Fake {
 
     fn boottime(&self) -> Duration {
         Duration::from_micros(1_234_567)
+    }
+
+    fn grant_page(&self, _: &u32) -> bool {
+        false
+    }
+
+    fn page(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bearerd::audit::{Audit, AuditBoot, AuditMac, AuditOptions, keyed_mac};
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::reload;
+use bearerd::page::{self, Takeover};
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::message::{Answer, Ask, Failure, Issue, Validate, Verdict};
 use bearerd::service::{Caller, Connections, Now, Parts, Places, Service};
 use bearerd::store::record::{Rotation, TokenRecord};
-use bearerd::store::{Effect, FileOptions, Sealer, Store, StoreError, StoreFile};
+use bearerd::store::{Effect, FileOptions, Sealer, Store, StoreError, StoreFile, StoreOptions};
 use bearerd::sys::memory::LockedKey;
 use bearerd::time::{Clock, UnixTime, manual::ManualTime};
 use bearerd::token::{self, Secret, Token, TokenId};
@@ -63,9 +64,11 @@ impl Host {
         let (keyring, header) = Keyring::create(&source, START).unwrap();
         let keyring = Arc::new(keyring);
         let disk = SimDisk::new();
+        let page = Arc::new(page::Writer::shared().unwrap());
+        let stored_options = StoreOptions { epochs: Some(Arc::clone(&page) as _), ..quiet() };
         let stored = StoreFile::on(disk.handle(), FileOptions::default()).unwrap();
         let sealer = Arc::clone(&keyring) as Arc<dyn Sealer>;
-        let store = Store::create(stored, &header.encode(), sealer, Arc::clone(&clock), quiet()).unwrap();
+        let store = Store::create(stored, &header.encode(), sealer, Arc::clone(&clock), stored_options).unwrap();
         let options = AuditOptions::new(dir.path().join("audit.log"));
         let key = Arc::new(ChainKey(keyring.audit_key()));
         let (audit, _) =
@@ -75,9 +78,11 @@ impl Host {
             store: store.clone(),
             keyring: Arc::clone(&keyring),
             audit: audit.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             names: Arc::new(SystemNames),
             settings: reload::resolve(&config, &own),
+            page: Some(page),
+            takeover: Takeover::begin(clock, true),
             places: Places::default(),
             connections: Box::new(Connections::default),
         });

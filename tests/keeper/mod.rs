@@ -8,6 +8,7 @@ use std::time::Duration;
 use bearerd::audit::{Audit, AuditBoot, AuditEvent, AuditMac, AuditOptions, keyed_mac};
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::reload;
+use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::filter::Filter;
@@ -101,6 +102,8 @@ impl Host {
             clock: Arc::clone(&clock),
             names: Arc::new(SystemNames),
             settings: reload::resolve(&config, &own),
+            page: None,
+            takeover: Takeover::begin(Arc::clone(&clock), true),
             places: Places::default(),
             connections: Box::new(Connections::default),
         });

@@ -81,6 +81,8 @@ impl Within {
             clock: backbone.clock,
             names: Arc::new(TwoUsers),
             settings: reload::resolve(&config, &own),
+            page: Some(backbone.page),
+            takeover: backbone.takeover,
             places: Places::default(),
             connections: Box::new(Connections::default),
         });
