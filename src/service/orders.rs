@@ -12,16 +12,16 @@ use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::peer::CONTAINER_UNKNOWN;
 use crate::policy::{self, Ownership};
+use crate::protocol::IDS_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::filter::{Condition, FILTER_TEXT_MAX, Filter};
 use crate::protocol::message::{Answer, Changed, Failure};
-use crate::protocol::{IDS_MAX, NOTE_MAX, is_clean};
-use crate::registry::{Invalid, filter};
+use crate::registry::filter;
 use crate::store::order::{Order, Own};
 use crate::store::record::{Ending, TokenRecord};
 use crate::store::{Counted, Placed, Scan, Store, StoreError, Txn, select};
 use crate::time::UnixTime;
-use crate::token::{self, TokenId};
+use crate::token::TokenId;
 
 pub(super) use crate::store::order::What;
 
@@ -48,7 +48,7 @@ struct Wanted {
 const CHANGES_EACH: usize = 100;
 
 impl Service {
-    /// `reason` is as the peer sent it, not checked yet.
+    /// `reason` is checked already.
     pub(super) fn order(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -57,8 +57,7 @@ impl Service {
         reason: Option<String>,
         dry_run: bool,
     ) -> Now {
-        let reason = reason.filter(|reason| !reason.is_empty());
-        if let Err(failure) = check(&filter, reason.as_deref()) {
+        if let Err(failure) = check(&filter) {
             return Now::failure(failure);
         }
         let (service, caller) = (Arc::clone(self), Arc::clone(caller));
@@ -199,17 +198,10 @@ enum Given {
 }
 
 /// Refuses what is no order: one for all tokens must say so, and each must be one that its audit line says in full.
-fn check(filter: &Filter, reason: Option<&str>) -> Result<(), Failure> {
+fn check(filter: &Filter) -> Result<(), Failure> {
     if filter.is_empty() {
         let text = "no filter is given: say which tokens, or --all for every one of them";
         return Err(Failure::new(ErrorCode::BadRequest, text));
-    }
-    match reason {
-        Some(reason) if token::holds_token(reason) => return Err(invalid(Invalid::LooksLikeToken("reason"))),
-        Some(reason) if !is_clean(reason, NOTE_MAX) => {
-            return Err(invalid(Invalid::Text { field: "reason", max: NOTE_MAX }));
-        }
-        _ => {}
     }
     filter::check(filter).map_err(invalid)?;
     let text = filter.to_string();
