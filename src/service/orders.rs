@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::changes::GivenUp;
-use super::{Caller, Now, Service, invalid, later, not_permitted, store_failure};
+use super::{Caller, Now, Service, audit_unavailable, invalid, later, not_permitted, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::peer::CONTAINER_UNKNOWN;
@@ -63,6 +63,10 @@ impl Service {
         let (service, caller) = (Arc::clone(self), Arc::clone(caller));
         later(async move {
             let own = service.order_scope(&caller, operation(what)).await?;
+            // Before the commit: what can't be recorded is not made. To take away goes through all the same.
+            if what == What::Resume && !dry_run && !service.audit.ready() {
+                return Err(audit_unavailable());
+            }
             // By turns these go on without end, and each may rewrite all that the peer has.
             if what == What::Resume && !dry_run && !caller.standing(&service.settings()).full {
                 service.count_changes(&caller, CHANGES_EACH)?;
