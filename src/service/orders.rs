@@ -44,9 +44,6 @@ struct Wanted {
     by_uid: u32,
 }
 
-/// Changes that a resumption of many counts for, of the 1,000 that a peer without full rights has in a minute.
-const CHANGES_EACH: usize = 100;
-
 impl Service {
     /// `reason` is checked already.
     pub(super) fn order(
@@ -63,13 +60,12 @@ impl Service {
         let (service, caller) = (Arc::clone(self), Arc::clone(caller));
         later(async move {
             let own = service.order_scope(&caller, operation(what)).await?;
-            // Before the commit: what can't be recorded is not made. To take away goes through all the same.
-            if what == What::Resume && !dry_run && !service.audit.ready() {
-                return Err(audit_unavailable());
-            }
-            // By turns these go on without end, and each may rewrite all that the peer has.
-            if what == What::Resume && !dry_run && !caller.standing(&service.settings()).full {
-                service.count_changes(&caller, CHANGES_EACH)?;
+            if !dry_run {
+                // Before the commit: what can't be recorded is not made. To take away goes through all the same.
+                if what == What::Resume && !service.audit.ready() {
+                    return Err(audit_unavailable());
+                }
+                service.may_order_again(&caller, what)?;
             }
             let (at, by_uid) = (service.clock.now(), caller.peer.uid);
             let wanted = Wanted { what, filter, reason, own, at, by_uid };
