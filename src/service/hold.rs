@@ -112,8 +112,7 @@ impl Service {
                     event.reason = reason.clone().map(Into::into);
                     event.peer = Some(right.caller.peer.label());
                     txn.put(record, effect)?;
-                    announce(txn, &mut event)?;
-                    events.push(event);
+                    events.push(announce(txn, event)?);
                 }
                 Ok((changed, events))
             }

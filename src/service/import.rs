@@ -194,8 +194,7 @@ impl Service {
                 event.peer = Some(peer.clone());
                 outcomes.push(ImportOutcome::Taken(record.id));
                 txn.put(record, Effect::New)?;
-                announce(txn, &mut event)?;
-                events.push(event);
+                events.push(announce(txn, event)?);
             }
             Ok((Imported { outcomes, over }, events))
         };

@@ -59,7 +59,7 @@ impl Service {
             event.scopes = Some(record.scopes.to_strings());
             event.peer = Some(peer);
             txn.put(record, Effect::New)?;
-            announce(txn, &mut event)?;
+            let event = announce(txn, event)?;
             Ok(((), vec![event]))
         };
         match self.commit(caller, 1, job).await.map_err(|error| store_failure(&error))? {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::changes::GivenUp;
+use super::changes::{GivenUp, announce};
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, not_permitted, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
@@ -122,7 +122,7 @@ impl Service {
                     return Ok((Given::Counted(Counted::default()), Vec::new()));
                 }
                 event.count = known.as_ref().map(|known| known.count);
-                super::changes::announce(txn, &mut event)?;
+                let event = announce(txn, event)?;
                 let placed = txn.order(draft)?;
                 let given = known.map_or(Given::Placed(placed), Given::Counted);
                 Ok((given, vec![event]))

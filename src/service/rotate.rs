@@ -93,8 +93,7 @@ fn put(
         event.peer = Some(right.caller.peer.label());
         event.note = Some(note);
         txn.put(record.clone(), effect)?;
-        announce(txn, &mut event)?;
-        events.push(event);
+        events.push(announce(txn, event)?);
         Ok::<(), GivenUp>(())
     };
     let ends =
