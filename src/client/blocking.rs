@@ -172,7 +172,6 @@ impl Client {
         message::changed(self.exchange(Question::Revoke(revoke), Repeat::Harmless, self.options.long_timeout)?)
     }
 
-    /// One token: its facts, who uses it, and its neighbours in the rotation.
     /// Holds tokens until they are resumed. When it has returned, they are not good any more.
     ///
     /// # Errors
@@ -216,7 +215,7 @@ impl Client {
             .map(|it| *it)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].

@@ -263,9 +263,8 @@ impl Service {
         let (now, label, by_uid) = (self.clock.now(), caller.peer.label(), self.settings().policy.own().uid);
         let job = move |txn: &mut Txn<'_>| -> Result<((), Vec<AuditEvent>), StoreError> {
             let mut events = Vec::new();
-            if let Some(mut event) = event {
-                announce(txn, &mut event)?;
-                events.push(event);
+            if let Some(event) = event {
+                events.push(announce(txn, event)?);
             }
             let Some(id) = ends else { return Ok(((), events)) };
             let reason = format!("reuse of {id}");
@@ -276,8 +275,7 @@ impl Service {
                 event.peer = Some(label.clone());
                 event.note = Some("by on_reuse of the configuration".to_owned());
                 txn.put(*record, Effect::Restricts)?;
-                announce(txn, &mut event)?;
-                events.push(event);
+                events.push(announce(txn, event)?);
             }
             Ok(((), events))
         };

@@ -96,6 +96,11 @@ const WRITES_EACH: usize = 1024;
 /// Edits, renewals and resumptions of one user without full rights: each is a line, and a place in the journal, and unlike
 /// revocations they can be made again and again. As many as one request may name at once, and then one each 60 ms.
 const CHANGES_RATE: Rate = Rate { count: IDS_MAX as u32, per: Duration::from_secs(60) };
+/// Of those, what one order to revoke or suspend counts for: it is a line and a place in the journal whether or not it
+/// means any token, so that it can be given again and again, too, and each is a walk over all tokens.
+const ORDER_CHANGES: u32 = 10;
+/// The same of an order to resume: by turns with one to suspend it rewrites all that the peer has.
+const RESUME_ORDER_CHANGES: u32 = 100;
 /// How long a user name is waited for; then it is `uid:1000`.
 const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 
@@ -193,7 +198,7 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
-    /// Edits, renewals and resumptions, by uid.
+    /// Edits, renewals, resumptions and orders, by uid.
     changes: RateLimiter<u32>,
     alerts: Alerts,
     readers: Turns,

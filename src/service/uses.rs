@@ -121,6 +121,6 @@ fn count(
         };
         event.note = Some(event.note.map_or(said.clone(), |note| format!("{said}; {note}")));
     }
-    announce(txn, &mut event)?;
+    let event = announce(txn, event)?;
     Ok((Counted::Use(Box::new(spent.used)), vec![event]))
 }

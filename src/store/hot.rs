@@ -21,10 +21,11 @@
 //! - A reader that begins after the reply sees the value of 4, under which only what was read after 3 is cached.
 //!
 //! A change that **extends** (or is new) is not put into `pending`: lookups see the old state until it is durable, and
-//! the bump comes after the commit. A change that does both puts what is good for no more than either into `pending`. What restricts
-//! after an extension of the same batch leaves `pending` as it is: its result has the extension in it, which is not durable. When a commit fails, `pending` is cleared and the slots bumped: a token was refused
-//! a moment early, which is safe; acknowledging early is not. After a failed sync `pending` stays: what the disk holds
-//! is not known, and refusing is safe.
+//! the bump comes after the commit. A change that does both puts what is good for no more than either into `pending`.
+//! What restricts after an extension of the same batch leaves `pending` as it is: its result has the extension in it,
+//! which is not durable. When a commit fails, `pending` is cleared and the slots bumped: a token was refused a moment
+//! early, which is safe; acknowledging early is not. After a failed sync `pending` stays: what the disk holds is not
+//! known, and refusing is safe.
 //!
 //! Several tokens share a slot: a bump for one costs another a read, never a stale answer.
 
