@@ -132,6 +132,20 @@ impl WriteBuffer {
         self.bytes.len() - start - LENGTH_BYTES
     }
 
+    /// Appends a frame that `write` makes of what is not secret; returns its length without the length field.
+    pub fn push_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.secret {
+            let mut frame = Vec::new();
+            frame::append_written(write, &mut frame);
+            self.reserve_wiping(frame.len());
+            self.bytes.extend_from_slice(&frame);
+            return frame.len() - LENGTH_BYTES;
+        }
+        let start = self.bytes.len();
+        frame::append_written(write, &mut self.bytes);
+        self.bytes.len() - start - LENGTH_BYTES
+    }
+
     /// Takes back the newest `count` bytes, of which none may have been written: a reply that was too long.
     pub fn take_back(&mut self, count: usize) {
         let kept = self.bytes.len().saturating_sub(count).max(self.written);

@@ -36,8 +36,8 @@ use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
-use crate::protocol::{BATCH_MAX, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
-use crate::service::{Later, Now, Streamed};
+use crate::protocol::{BATCH_MAX, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION, quick};
+use crate::service::{Body, Later, Now, Streamed};
 
 /// Frames that are answered before other connections get their turn.
 const FRAMES_PER_TURN: usize = 256;
@@ -60,7 +60,7 @@ pub(super) async fn serve<H: Handler>(
     caller: Arc<H::Caller>,
     place: Place,
 ) {
-    let begin = |id, bytes: usize, answer: Later| async move { (id, bytes, answer.await) };
+    let begin = |id, bytes: usize, answer: Later<Body>| async move { (id, bytes, answer.await) };
     let mut connection = Connection {
         stopping: Stopping::new(&shared.stop),
         begun: Some(Instant::now() + shared.limits.hello_deadline),
@@ -189,8 +189,8 @@ struct Connection<'a, H: Handler, F, B> {
 impl<H, F, B> Connection<'_, H, F, B>
 where
     H: Handler,
-    F: Future<Output = (u32, usize, Answer)>,
-    B: Fn(u32, usize, Later) -> F,
+    F: Future<Output = (u32, usize, Body)>,
+    B: Fn(u32, usize, Later<Body>) -> F,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = self.turn(cx);
@@ -291,14 +291,15 @@ where
                 self.greeted = true;
                 self.output.push(&hello, false);
             } else {
-                let request: Request<'_> = codec::decode(content).map_err(FrameError::from)?;
+                let request: Request<'_> = quick::request(content).map_err(FrameError::from)?;
                 let id = request.id;
                 if id == 0 {
                     let message = "a request with the number 0, which stands for the connection";
                     return Err(End::Refused(Failure::new(ErrorCode::BadFrame, message)));
                 }
                 let answer = if stopping {
-                    Now::Ready(Answer::Error(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again")))
+                    let failure = Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again");
+                    Now::Ready(Answer::Error(failure).into())
                 } else {
                     self.shared.handler.answer(self.caller, &request.body)
                 };
@@ -310,7 +311,7 @@ where
                     }
                     Now::Stream(answers) => match stream_place(self.streamed.is_some(), &self.place) {
                         Ok(_place) => self.streamed = Some(OpenStream { id, answers, _place }),
-                        Err(failure) => push_reply(&mut self.output, &self.place, id, Answer::Error(failure)),
+                        Err(failure) => push_reply(&mut self.output, &self.place, id, Answer::Error(failure).into()),
                     },
                 }
             }
@@ -516,9 +517,8 @@ fn stream_place(has_one: bool, place: &Place) -> Result<StreamPlace, Failure> {
     })
 }
 
-fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Answer) {
-    let secret = body.is_secret();
-    let bytes = output.push(&Reply { id, body }, secret);
+fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Body) {
+    let bytes = body.push(id, output);
     let failure = if bytes > REPLY_MAX {
         Failure::new(ErrorCode::Internal, "the reply would be longer than a frame may be: ask for fewer at a time")
     } else if bytes > LARGE_REPLY && place.over_budget(output.len()) {

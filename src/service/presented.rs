@@ -8,14 +8,13 @@ use std::sync::Arc;
 use super::Service;
 use crate::protocol::code::Reason;
 use crate::registry::validate::is_genuine;
-use crate::store::StoreError;
-use crate::store::record::TokenRecord;
+use crate::store::{HotRecord, StoreError};
 use crate::token::{self, Token, TokenId, imported};
 
 /// What a text comes to.
 pub(super) enum Presented {
     /// It is this token's.
-    Known(Arc<TokenRecord>),
+    Known(Arc<HotRecord>),
     /// It is no token's here. The id is what it claims, and nothing that it proves.
     Stranger(Reason, Option<TokenId>),
 }
@@ -25,7 +24,7 @@ impl Service {
         let stranger = match Token::parse(text) {
             Ok(token) => {
                 let found = self.store.lookup(token.id)?.record;
-                let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
+                let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref().map(|record| &**record));
                 match found {
                     Some(record) if genuine => return Ok(Presented::Known(record)),
                     _ => Presented::Stranger(Reason::Unknown, Some(token.id)),
@@ -41,7 +40,7 @@ impl Service {
         Ok(stranger)
     }
 
-    fn imported(&self, text: &str) -> Result<Option<Arc<TokenRecord>>, StoreError> {
+    fn imported(&self, text: &str) -> Result<Option<Arc<HotRecord>>, StoreError> {
         if !imported::may_be(text) {
             return Ok(None);
         }

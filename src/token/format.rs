@@ -9,6 +9,8 @@ use super::{CHECK_CHARS, ID_CHARS, Kind, Prefix, SECRET_CHARS, Secret, TEXT_MAX,
 
 pub(crate) const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// How far ten digits of base62 reach: below 2^60.
+const SCALE: u64 = 62u64.pow(10);
 /// Stands in a reverse alphabet for "no digit".
 const NONE: u8 = 0xFF;
 pub(crate) const CROCKFORD_VALUE: [u8; 256] = reverse(CROCKFORD);
@@ -118,13 +120,21 @@ fn decode_id_bytes(text: &[u8]) -> Result<TokenId, Malformed> {
     if text.len() != ID_CHARS || text[0] > b'7' {
         return Err(Malformed::Id);
     }
+    // Twelve digits at a time, which are 60 bits. What is no digit has a bit that no digit has.
+    let mut seen = 0;
     let mut value = 0u128;
-    for &c in text {
-        let digit = CROCKFORD_VALUE[usize::from(c)];
-        if digit == NONE {
-            return Err(Malformed::Id);
+    let (first, rest) = text.split_at(ID_CHARS % 12);
+    for digits in [first].into_iter().chain(rest.chunks_exact(12)) {
+        let mut part = 0u64;
+        for &c in digits {
+            let digit = CROCKFORD_VALUE[usize::from(c)];
+            seen |= digit;
+            part = part << 5 | u64::from(digit & 31);
         }
-        value = value << 5 | u128::from(digit);
+        value = value << (5 * digits.len()) | u128::from(part);
+    }
+    if seen & !31 != 0 {
+        return Err(Malformed::Id);
     }
     Ok(TokenId::from_bytes(value.to_be_bytes()))
 }
@@ -153,16 +163,15 @@ fn encode_secret(secret: &Secret) -> Zeroizing<[u8; SECRET_CHARS]> {
 /// Ten digits at a time (62^10 < 2^60) into four 64-bit limbs: this is a good part of what a validation costs.
 fn decode_secret(text: &[u8]) -> Result<Secret, Malformed> {
     let mut limbs = Zeroizing::new([0u64; 4]);
+    let mut seen = 0;
     for digits in text.chunks(10) {
-        let (mut value, mut scale) = (0u64, 1u64);
+        let mut value = 0u64;
         for &c in digits {
             let digit = BASE62_VALUE[usize::from(c)];
-            if digit == NONE {
-                return Err(Malformed::Secret);
-            }
-            value = value * 62 + u64::from(digit);
-            scale *= 62;
+            seen |= digit;
+            value = value * 62 + u64::from(digit & 63);
         }
+        let scale = if digits.len() == 10 { SCALE } else { 62u64.pow(digits.len() as u32) };
         let mut carry = value;
         for limb in limbs.iter_mut().rev() {
             let wide = u128::from(*limb) * u128::from(scale) + u128::from(carry);
@@ -172,6 +181,10 @@ fn decode_secret(text: &[u8]) -> Result<Secret, Malformed> {
         if carry != 0 {
             return Err(Malformed::Secret);
         }
+    }
+    // What is no digit has a bit that no digit has: one look for all of them.
+    if seen & !63 != 0 {
+        return Err(Malformed::Secret);
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
     for (chunk, limb) in bytes.chunks_exact_mut(8).zip(limbs.iter()) {
