@@ -55,17 +55,15 @@ pub struct KeyHasher {
 }
 
 impl Hasher for KeyHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        if bytes.len() > GATHERED - self.filled {
-            self.pass_on();
-            if bytes.len() > GATHERED {
-                self.high.write(bytes);
-                self.low.write(bytes);
-                return;
+        match self.gathered[self.filled..].get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.filled += bytes.len();
             }
+            None => self.write_through(bytes),
         }
-        self.gathered[self.filled..][..bytes.len()].copy_from_slice(bytes);
-        self.filled += bytes.len();
     }
 
     /// Not asked for: a [`UseKey`] is made of both halves.
@@ -77,6 +75,13 @@ impl Hasher for KeyHasher {
 }
 
 impl KeyHasher {
+    #[cold]
+    fn write_through(&mut self, bytes: &[u8]) {
+        self.pass_on();
+        self.high.write(bytes);
+        self.low.write(bytes);
+    }
+
     fn pass_on(&mut self) {
         let gathered = &self.gathered[..self.filled];
         self.high.write(gathered);

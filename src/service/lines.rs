@@ -121,7 +121,11 @@ fn use_key(peer: &Peer, asked: Asked<'_>, id: TokenId) -> UseKey {
         }
         text(ask.audience, hasher);
         text(ask.note, hasher);
-        from.hash(hasher);
+        match from {
+            None => hasher.write_u8(0),
+            Some(IpAddr::V4(from)) => hasher.write(&from.octets()),
+            Some(IpAddr::V6(from)) => hasher.write(&from.octets()),
+        }
     })
 }
 

@@ -64,7 +64,7 @@ pub(super) fn parse(text: &str) -> Result<Token, Malformed> {
     }
     let id = decode_id_bytes(&rest[..ID_CHARS])?;
     let (body, check) = text.split_at(text.len() - CHECK_CHARS);
-    let secret = decode_secret(&body[body.len() - SECRET_CHARS..])?;
+    let secret = decode_secret(body.last_chunk().expect("the length has been looked at"))?;
     if check != check_chars(body) {
         return Err(Malformed::Check);
     }
@@ -117,26 +117,31 @@ pub(super) fn decode_id(text: &str) -> Result<TokenId, Malformed> {
 }
 
 fn decode_id_bytes(text: &[u8]) -> Result<TokenId, Malformed> {
-    if text.len() != ID_CHARS || text[0] > b'7' {
+    let Some((first, rest)) = <&[u8; ID_CHARS]>::try_from(text).ok().and_then(|text| text.split_first_chunk::<2>())
+    else {
         return Err(Malformed::Id);
-    }
-    // Twelve digits at a time, which are 60 bits. What is no digit has a bit that no digit has.
+    };
     let mut seen = 0;
-    let mut value = 0u128;
-    let (first, rest) = text.split_at(ID_CHARS % 12);
-    for digits in [first].into_iter().chain(rest.chunks_exact(12)) {
-        let mut part = 0u64;
-        for &c in digits {
-            let digit = CROCKFORD_VALUE[usize::from(c)];
-            seen |= digit;
-            part = part << 5 | u64::from(digit & 31);
-        }
-        value = value << (5 * digits.len()) | u128::from(part);
+    let mut value = u128::from(base32(first, &mut seen));
+    for digits in rest.as_chunks::<12>().0 {
+        value = value << 60 | u128::from(base32(digits, &mut seen));
     }
-    if seen & !31 != 0 {
+    // What is no digit has a bit that no digit has. The first holds only 3 bits.
+    if seen & !31 != 0 || first[0] > b'7' {
         return Err(Malformed::Id);
     }
     Ok(TokenId::from_bytes(value.to_be_bytes()))
+}
+
+/// The value of at most twelve digits; what they are goes into `seen`.
+fn base32<const N: usize>(digits: &[u8; N], seen: &mut u8) -> u64 {
+    let mut value = 0;
+    for &c in digits {
+        let digit = CROCKFORD_VALUE[usize::from(c)];
+        *seen |= digit;
+        value = value << 5 | u64::from(digit & 31);
+    }
+    value
 }
 
 /// 256 bits as 43 digits of base62, most significant first: long division by 62 over eight 32-bit limbs.
@@ -161,36 +166,40 @@ fn encode_secret(secret: &Secret) -> Zeroizing<[u8; SECRET_CHARS]> {
 /// The reverse of [`encode_secret`]; a value of 2^256 or more is malformed.
 ///
 /// Ten digits at a time (62^10 < 2^60) into four 64-bit limbs: this is a good part of what a validation costs.
-fn decode_secret(text: &[u8]) -> Result<Secret, Malformed> {
-    let mut limbs = Zeroizing::new([0u64; 4]);
+fn decode_secret(text: &[u8; SECRET_CHARS]) -> Result<Secret, Malformed> {
+    let (first, tens) = text.split_first_chunk::<{ SECRET_CHARS % 10 }>().expect("43 characters have 3");
     let mut seen = 0;
-    for digits in text.chunks(10) {
-        let mut value = 0u64;
-        for &c in digits {
-            let digit = BASE62_VALUE[usize::from(c)];
-            seen |= digit;
-            value = value * 62 + u64::from(digit & 63);
-        }
-        let scale = if digits.len() == 10 { SCALE } else { 62u64.pow(digits.len() as u32) };
-        let mut carry = value;
+    let mut limbs = Zeroizing::new([0, 0, 0, base62(first, &mut seen)]);
+    let mut beyond = 0;
+    for digits in tens.as_chunks::<10>().0 {
+        let mut carry = base62(digits, &mut seen);
         for limb in limbs.iter_mut().rev() {
-            let wide = u128::from(*limb) * u128::from(scale) + u128::from(carry);
+            let wide = u128::from(*limb) * u128::from(SCALE) + u128::from(carry);
             *limb = wide as u64;
             carry = (wide >> 64) as u64;
         }
-        if carry != 0 {
-            return Err(Malformed::Secret);
-        }
+        beyond |= carry;
     }
     // What is no digit has a bit that no digit has: one look for all of them.
-    if seen & !63 != 0 {
+    if seen & !63 != 0 || beyond != 0 {
         return Err(Malformed::Secret);
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
-    for (chunk, limb) in bytes.chunks_exact_mut(8).zip(limbs.iter()) {
-        chunk.copy_from_slice(&limb.to_be_bytes());
+    for (chunk, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(limbs.iter()) {
+        *chunk = limb.to_be_bytes();
     }
     Ok(Secret::from_bytes(*bytes))
+}
+
+/// The value of a few digits; what they are goes into `seen`.
+fn base62<const N: usize>(digits: &[u8; N], seen: &mut u8) -> u64 {
+    let mut value = 0;
+    for &c in digits {
+        let digit = BASE62_VALUE[usize::from(c)];
+        *seen |= digit;
+        value = value * 62 + u64::from(digit & 63);
+    }
+    value
 }
 
 /// CRC-32/ISO-HDLC of `body` as 6 digits of base62, most significant first. Finds typing errors; it is no MAC.
