@@ -8,6 +8,7 @@
 mod connection;
 mod descriptors;
 mod handler;
+mod in_flight;
 mod limits;
 mod listener;
 mod stop;
