@@ -36,12 +36,12 @@ use crate::peer::Peer;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
-use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
+use crate::protocol::message::{Answer, Ask, ClientHello, Failure, Reply, Request, ServerHello};
 use crate::protocol::{BATCH_MAX, FLAG_PAGE, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION, quick};
 use crate::service::{Body, Now, Streamed};
 
-/// Frames that are answered before other connections get their turn.
-const FRAMES_PER_TURN: usize = 256;
+/// Requests that are answered before other connections get their turn; in a batch, each token counts.
+const REQUESTS_PER_TURN: usize = 256;
 /// Replies above this are refused, in bytes, while the peer's uid leaves too much unread.
 const LARGE_REPLY: usize = 64 * 1024;
 
@@ -201,7 +201,7 @@ impl<H: Handler> Connection<'_, H> {
             let message = "policy no longer has a rule for you, and there are too many such connections";
             return Poll::Ready(End::Refused(Failure::new(ErrorCode::TooManyConnections, message)));
         }
-        let mut budget = FRAMES_PER_TURN;
+        let mut budget = REQUESTS_PER_TURN;
         loop {
             if let Err(end) = self.take_frames(stopping, &mut budget) {
                 return Poll::Ready(end);
@@ -289,6 +289,9 @@ impl<H: Handler> Connection<'_, H> {
                 self.output.push(&hello, false);
             } else {
                 let request: Request<'_> = quick::request(content).map_err(FrameError::from)?;
+                if let Ask::ValidateBatch(batch) = &request.body {
+                    *budget = budget.saturating_sub(batch.len().saturating_sub(1));
+                }
                 let id = request.id;
                 if id == 0 {
                     let message = "a request with the number 0, which stands for the connection";

@@ -58,12 +58,11 @@ impl Handler for Service {
     }
 
     fn class(&self, caller: &Caller) -> Class {
-        let standing = caller.standing_now(self);
-        match () {
+        caller.standing_is(self, |standing| match () {
             () if standing.full => Class::Full,
             () if standing.ruleless() => Class::Ruleless,
             () => Class::Ruled,
-        }
+        })
     }
 
     fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now<Body> {

@@ -61,6 +61,11 @@ impl Caller {
         known
     }
 
+    /// Something about what policy says of the peer under the settings in force.
+    pub fn standing_is<T>(&self, service: &Service, look: impl FnOnce(&Standing) -> T) -> T {
+        look(&self.known(service).standing)
+    }
+
     /// What policy says of the peer under the settings in force.
     pub fn standing_now(&self, service: &Service) -> Arc<Standing> {
         Arc::clone(&self.known(service).standing)

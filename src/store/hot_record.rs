@@ -34,9 +34,3 @@ impl Deref for HotRecord {
         &self.record
     }
 }
-
-impl AsRef<TokenRecord> for HotRecord {
-    fn as_ref(&self) -> &TokenRecord {
-        &self.record
-    }
-}
