@@ -173,8 +173,14 @@ mod tests {
             prop_assert_eq!(written, codec::encode(&message));
         }
 
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
         #[test]
-        fn so_is_a_batch(verdicts in proptest::collection::vec(verdict(), 0..200)) {
+        fn so_is_a_batch(some in proptest::collection::vec(verdict(), 1..6), count in 0..200usize) {
+            let verdicts: Vec<Verdict> = some.iter().cycle().take(count).cloned().collect();
             let mut written = Vec::new();
             with_parts(&verdicts, |parts| write_answers(parts.into_iter(), &mut written));
             prop_assert_eq!(written, codec::encode(&Answer::Verdicts(verdicts)));

@@ -141,7 +141,7 @@ mod tests {
     fn each_answer_is_handed_over_once_whatever_their_number_and_order() {
         let (mut all, mut senders) = flights(100);
         assert_eq!((all.len(), all.few.len()), (100, FEW));
-        assert_eq!(collected(&mut all, 100), [0_u32; 0]);
+        assert!(collected(&mut all, 100).is_empty());
         for id in [99, 3, 0, 50] {
             let _ = senders[id].take().expect("once").send(());
         }

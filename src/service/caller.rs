@@ -66,11 +66,6 @@ impl Caller {
         look(&self.known(service).standing)
     }
 
-    /// What policy says of the peer under the settings in force.
-    pub fn standing_now(&self, service: &Service) -> Arc<Standing> {
-        Arc::clone(&self.known(service).standing)
-    }
-
     /// What policy says of the peer under these settings, which may have been replaced since they were taken.
     pub fn standing(&self, settings: &Settings) -> Arc<Standing> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
