@@ -8,7 +8,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `event` `escape` | what happened; its JSON line, harmless whatever peers wrote |
+//! | `event` `escape` `text` | what happened; its JSON line, harmless whatever peers wrote |
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
 //! | `shared` `writer` `generations` | the queue, the one thread that writes, what the outbox may drop |
@@ -37,6 +37,7 @@ mod report;
 mod shared;
 mod since;
 mod syslog;
+mod text;
 mod verify;
 mod view;
 mod writer;
