@@ -11,12 +11,13 @@
 //! | `event` `escape` `text` | what happened; its JSON line, harmless whatever peers wrote |
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
-//! | `shared` `writer` `generations` | the queue, the one thread that writes, what the outbox may drop |
-//! | `writer/heal` `writer/room` | what the writer does when the file fails or was meddled with; the room it takes ahead |
+//! | `shared` `writer` `generations` | the queue, the one writer of the file, what the outbox may drop |
+//! | `writer/flusher` `writer/keeper` `writer/disk` | who writes: a task of the runtime, and a thread for what takes time; syncs beside it |
+//! | `writer/heal` `writer/room` `writer/sync` | what the writer does when the file fails or was meddled with; the room it takes ahead; what is durable and sealed |
 //! | `options` `report` | what it is told, what it finds and how it does |
 //! | `receipt` | waiting for a line, at most so long |
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
-//! | `syslog` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
+//! | `syslog` `teller` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
 //! | `query` `view` | reading it back: filters, pages, summaries |
 //! | `since` | what it tells of the time after a backup |
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod report;
 mod shared;
 mod since;
 mod syslog;
+mod teller;
 mod text;
 mod verify;
 mod view;
@@ -74,7 +76,7 @@ use receipt::Pending;
 use report::look;
 use shared::{Class, Command, Job, Shared, lock};
 use verify::verify_to;
-use writer::{OnSeal, Setup, Wrap, Writer};
+use writer::{Flusher, Keeper, OnSeal, Setup, Wrap};
 
 /// Refusals share a line for at least this long, also where every use is to have its own: anyone can cause them.
 const REFUSALS_SHARE: Duration = Duration::from_secs(1);
@@ -133,7 +135,7 @@ impl Audit {
         clock: Arc<Clock>,
         on_seal: Box<dyn Fn(Seal, u64) + Send>,
     ) -> Result<(Self, OpenReport), AuditError> {
-        Self::open_on(options, key, boot, clock, on_seal, Box::new(|log: DiskLog| Box::new(log)))
+        Self::open_on(options, key, boot, clock, on_seal, Box::new(|log: DiskLog| Arc::new(log)))
     }
 
     fn open_on(
@@ -184,9 +186,9 @@ impl Audit {
         let setup =
             Setup { shared: Arc::clone(&shared), options: options.clone(), key: Arc::clone(&key), on_seal, wrap };
         let report = OpenReport { owed: owed.len(), ..report };
-        let writer = Writer::open(setup, found, generations, owed)?;
+        let keeper = Keeper::open(setup, found, generations, owed)?;
         let thread =
-            std::thread::Builder::new().name("audit".to_owned()).spawn(|| writer.run()).map_err(AuditError::Thread)?;
+            std::thread::Builder::new().name("audit".to_owned()).spawn(|| keeper.run()).map_err(AuditError::Thread)?;
         let inner = Inner { shared, options, key, sealed, thread: Mutex::new(Some(thread)) };
         Ok((Self(Arc::new(inner)), report))
     }
@@ -219,6 +221,9 @@ impl Audit {
         if required && !shared.available() {
             shared.counters.refused.fetch_add(1, Relaxed);
             return Recording::Unavailable;
+        }
+        if shared.wants_flusher() {
+            Flusher::start(shared);
         }
         let mut opened = None;
         let counted = shared.uses.count(key, time, || {

@@ -1,6 +1,6 @@
 //! Each line to syslog as well: RFC 3164 on `/dev/log`, facility authpriv, the message in logfmt.
 //!
-//! Invariant: it never blocks and never fails anything. A datagram that is not taken at once is dropped and counted.
+//! Invariant: it never blocks and never fails anything; what becomes of a datagram is said at once ([`Sent`]).
 //! One record is one datagram without a newline, at most [`MESSAGE_MAX`] bytes, so that no peer can forge a second one.
 //! The `syslog` crate formats; the socket is ours, because the crate's own never reconnects after a restart of syslog.
 
@@ -22,16 +22,28 @@ const MESSAGE_MAX: usize = 2048;
 const SCOPES_BYTES_MAX: usize = 512;
 const SEVERITIES: [Severity; 3] = [Severity::LOG_NOTICE, Severity::LOG_WARNING, Severity::LOG_CRIT];
 
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is in the reader's queue.
+    Taken,
+    /// The queue is full.
+    Full,
+    /// Nobody is there to read.
+    Nowhere,
+}
+
 /// The way to syslog.
 pub(super) struct Syslog {
     path: PathBuf,
     socket: Option<UnixDatagram>,
+    /// The socket knows whom it sends to: the name is looked up once a second, not for each line.
+    connected: bool,
     formatter: Formatter3164,
     /// `<85>Nov 23 17:42:09 bearerd[814]: ` of each severity, and the second that they are of.
     headers: [Vec<u8>; 3],
     headers_of: Option<u64>,
     datagram: Vec<u8>,
-    dropped: u64,
 }
 
 impl Syslog {
@@ -45,16 +57,16 @@ impl Syslog {
         Self {
             path,
             socket: None,
+            connected: false,
             formatter,
             headers: Default::default(),
             headers_of: None,
             datagram: Vec::new(),
-            dropped: 0,
         }
     }
 
-    /// Sends an event that stands in the log as line `seq`; false when it was dropped.
-    pub(super) fn event(&mut self, event: &AuditEvent, seq: u64, generation: u64) -> bool {
+    /// Sends an event that stands in the log as line `seq`.
+    pub(super) fn event(&mut self, event: &AuditEvent, seq: u64, generation: u64) -> Sent {
         let severity = match event.event {
             EventKind::Canary | EventKind::Reuse => 2,
             EventKind::Deny | EventKind::Flood | EventKind::Gap | EventKind::Recovered => 1,
@@ -64,7 +76,7 @@ impl Syslog {
     }
 
     /// Sends what is fsynced to where the thief of this host can't reach it.
-    pub(super) fn seal(&mut self, seal: &Seal) -> bool {
+    pub(super) fn seal(&mut self, seal: &Seal) -> Sent {
         self.send(0, |out| {
             text::shown(
                 format_args!("event=seal seq={} mac={} generation={}", seal.seq, seal.mac, seal.generation),
@@ -73,34 +85,41 @@ impl Syslog {
         })
     }
 
-    /// How many were dropped, ever.
-    pub(super) const fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    fn send(&mut self, severity: usize, message: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.freshen_headers();
+    fn send(&mut self, severity: usize, message: impl FnOnce(&mut Vec<u8>)) -> Sent {
+        self.freshen();
         self.datagram.clear();
         self.datagram.extend_from_slice(&self.headers[severity]);
         message(&mut self.datagram);
-        let sent = self.socket().is_ok_and(|()| {
-            self.socket.as_ref().is_some_and(|socket| socket.send_to(&self.datagram, &self.path).is_ok())
-        });
-        self.dropped += u64::from(!sent);
-        sent
+        // The second time to who listens now: syslog has been restarted.
+        for _ in 0..2 {
+            let sent = match (self.connect(), &self.socket) {
+                (Ok(()), Some(socket)) => socket.send(&self.datagram),
+                _ => return Sent::Nowhere,
+            };
+            match sent {
+                Ok(_) => return Sent::Taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Err(_) => self.connected = false,
+            }
+        }
+        Sent::Nowhere
     }
 
-    fn socket(&mut self) -> io::Result<()> {
+    fn connect(&mut self) -> io::Result<()> {
         if self.socket.is_none() {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
             self.socket = Some(socket);
         }
+        if let (false, Some(socket)) = (self.connected, &self.socket) {
+            socket.connect(&self.path)?;
+            self.connected = true;
+        }
         Ok(())
     }
 
     /// The formatter takes longer than everything else here together, and its header changes once a second.
-    fn freshen_headers(&mut self) {
+    fn freshen(&mut self) {
         let second = crate::time::wall_now().as_secs();
         if self.headers_of == Some(second) {
             return;
@@ -112,6 +131,8 @@ impl Syslog {
             }
         }
         self.headers_of = Some(second);
+        // Another one may listen at that name by now, though the old one still does.
+        self.connected = false;
     }
 }
 
@@ -277,11 +298,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let mut syslog = Syslog::new(path.clone());
-        assert!(!syslog.event(&deny(), 1, 0), "nobody listens");
-        assert_eq!(syslog.dropped(), 1);
+        assert_eq!(syslog.event(&deny(), 1, 0), Sent::Nowhere);
 
         let listener = UnixDatagram::bind(&path).unwrap();
-        assert!(syslog.event(&deny(), 2, 0), "it comes back by itself");
+        assert_eq!(syslog.event(&deny(), 2, 0), Sent::Taken, "it comes back by itself");
         let mut buffer = [0; 4096];
         let len = listener.recv(&mut buffer).unwrap();
         let text = std::str::from_utf8(&buffer[..len]).unwrap();
@@ -289,16 +309,14 @@ mod tests {
         assert!(text.starts_with("<84>"), "{text}");
         assert!(text.contains(&format!(" bearerd[{}]: event=deny outcome=denied ", std::process::id())), "{text}");
 
-        // Nobody reads: the queue fills, and what does not fit is dropped at once.
-        let sent = (0..5000).take_while(|_| syslog.event(&deny(), 3, 0)).count();
-        assert!(sent < 5000);
-        assert_eq!(syslog.dropped(), 2);
+        // Nobody reads: the queue fills, and that is said at once.
+        assert!((0..5000).any(|_| syslog.event(&deny(), 3, 0) == Sent::Full));
 
         drop(listener);
         std::fs::remove_file(&path).unwrap();
-        assert!(!syslog.event(&deny(), 4, 0));
+        assert_eq!(syslog.event(&deny(), 4, 0), Sent::Nowhere);
         let _again = UnixDatagram::bind(&path).unwrap();
-        assert!(syslog.event(&deny(), 5, 0), "a restart of syslog is survived");
+        assert_eq!(syslog.event(&deny(), 5, 0), Sent::Taken, "a restart of syslog is survived");
     }
 
     /// The same message, each value by its own `Display`: slow, and plainly right.
