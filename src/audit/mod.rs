@@ -12,10 +12,10 @@
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
 //! | `shared` `writer` `generations` | the queue, the one writer of the file, what the outbox may drop |
-//! | `writer/flusher` `writer/keeper` `writer/disk` | who writes: a task of the runtime, and a thread for what takes time; syncs beside it |
+//! | `writer/flusher` `writer/keeper` `writer/disk` | who writes: a thread that does nothing else, and one for what takes time; syncs beside both |
 //! | `writer/heal` `writer/room` `writer/sync` | what the writer does when the file fails or was meddled with; the room it takes ahead; what is durable and sealed |
 //! | `options` `report` | what it is told, what it finds and how it does |
-//! | `receipt` | waiting for a line, at most so long |
+//! | `receipt` `spin` | waiting for a line, at most so long; looking again before sleeping |
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
 //! | `syslog` `teller` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
 //! | `query` `view` | reading it back: filters, pages, summaries |
@@ -37,6 +37,7 @@ mod recover;
 mod report;
 mod shared;
 mod since;
+mod spin;
 mod syslog;
 mod teller;
 mod text;
@@ -62,7 +63,7 @@ pub use coalesce::{KeyHasher, UseKey};
 pub use event::{AuditEvent, EventKind, UnknownEvent};
 pub use options::{AuditBoot, AuditError, AuditOptions};
 pub use query::{Filter, PAGE_LINES_MAX, Page, QueryError, Summary, SummaryRow};
-pub use receipt::{Receipt, Unavailable};
+pub use receipt::{Receipt, Unavailable, linger};
 pub use recover::LogState;
 pub use report::{Health, OpenReport};
 pub use since::{Line, Since, since};
@@ -76,7 +77,7 @@ use receipt::Pending;
 use report::look;
 use shared::{Class, Command, Job, Shared, lock};
 use verify::verify_to;
-use writer::{Flusher, Keeper, OnSeal, Setup, Wrap};
+use writer::{Keeper, OnSeal, Setup, Wrap};
 
 /// Refusals share a line for at least this long, also where every use is to have its own: anyone can cause them.
 const REFUSALS_SHARE: Duration = Duration::from_secs(1);
@@ -221,9 +222,6 @@ impl Audit {
         if required && !shared.available() {
             shared.counters.refused.fetch_add(1, Relaxed);
             return Recording::Unavailable;
-        }
-        if shared.wants_flusher() {
-            Flusher::start(shared);
         }
         let mut opened = None;
         let counted = shared.uses.count(key, time, || {

@@ -5,16 +5,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::budget::Budget;
 use super::coalesce::Coalescer;
 use super::event::AuditEvent;
 use super::receipt::Pending;
+use super::spin::Spin;
 use super::teller::Told;
 use super::writer::{Ended, Writer};
 use crate::time::Clock;
@@ -25,8 +24,8 @@ const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const TELL_AFTER: Duration = Duration::from_millis(1);
 /// How soon a syslog whose queue was full is tried again.
 const TELL_AGAIN: Duration = Duration::from_micros(200);
-/// A write that takes longer may be one that hangs.
-const SLOW: Duration = Duration::from_millis(5);
+/// The keeper's longest sleep while it waits for one of the others, who wakes it.
+const NAP: Duration = Duration::from_secs(1);
 /// Room in the file below which a change is refused before its commit: the longest line.
 pub(super) const ROOM_NEEDED_BYTES: u64 = super::event::LINE_MAX as u64;
 
@@ -83,10 +82,10 @@ struct Queue {
     writer: Option<Box<Writer>>,
     /// The keeper waits for it, or is asked to take it: the flusher leaves it alone.
     wanted: bool,
-    /// The flusher's task, if there is one, and the runtime that it is on.
-    flusher: Option<(Waker, Handle)>,
-    /// It has been woken, and has not looked yet.
-    roused: bool,
+    /// There is a flusher.
+    flusher: bool,
+    /// It sleeps until it is woken.
+    flusher_idle: bool,
     /// Lines that syslog has not been told of.
     told: Vec<Told>,
     /// What has been done on the disk meanwhile.
@@ -108,11 +107,9 @@ pub(super) struct Turn {
 
 /// What there is for the flusher.
 pub(super) enum Lent {
-    /// Nothing, or it is another's.
-    Nothing,
     /// Lines to be written.
     Writer(Box<Writer>, Vec<Job>),
-    /// Nor will there ever be anything.
+    /// Nothing, ever again.
     Over,
 }
 
@@ -153,12 +150,13 @@ pub(super) struct Shared {
     busy_since: AtomicU64,
     /// The same of what is done to the file beside it.
     disk_busy_since: AtomicU64,
-    /// A flusher has been looked for.
-    flushing: AtomicBool,
+    /// There may be something for the flusher: what it looks at before it sleeps.
+    queued: AtomicBool,
     failing: AtomicBool,
     fault: Mutex<Option<String>>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    wake_flusher: Condvar,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,11 +183,12 @@ impl Shared {
             began: Instant::now(),
             busy_since: AtomicU64::new(0),
             disk_busy_since: AtomicU64::new(0),
-            flushing: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             fault: Mutex::new(None),
             queue: Mutex::default(),
             wake: Condvar::new(),
+            wake_flusher: Condvar::new(),
         }
     }
 
@@ -202,13 +201,10 @@ impl Shared {
         }
         queue.weight += weight;
         queue.jobs.push(job);
-        match &queue.flusher {
-            Some(_) if queue.wanted || queue.roused => {}
-            Some((waker, _)) => {
-                waker.wake_by_ref();
-                queue.roused = true;
-            }
-            None => self.wake(queue),
+        if queue.flusher && !queue.wanted {
+            self.rouse(queue);
+        } else {
+            self.wake(queue);
         }
         true
     }
@@ -236,9 +232,7 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
-        if let Some((waker, _)) = &queue.flusher {
-            waker.wake_by_ref();
-        }
+        self.wake_flusher.notify_one();
         self.wake(queue);
     }
 
@@ -246,6 +240,14 @@ impl Shared {
         if std::mem::take(&mut queue.idle) {
             drop(queue);
             self.wake.notify_one();
+        }
+    }
+
+    fn rouse(&self, mut queue: MutexGuard<'_, Queue>) {
+        self.queued.store(true, Relaxed);
+        if std::mem::take(&mut queue.flusher_idle) {
+            drop(queue);
+            self.wake_flusher.notify_one();
         }
     }
 
@@ -266,7 +268,7 @@ impl Shared {
                 || queue.closed
                 || !queue.commands.is_empty()
                 || !queue.ended.is_empty()
-                || (queue.flusher.is_none() && !queue.jobs.is_empty());
+                || (!queue.flusher && !queue.jobs.is_empty());
             let now = Instant::now();
             if tell_at.is_none() && !queue.told.is_empty() {
                 tell_at = Some(now + TELL_AFTER);
@@ -296,8 +298,7 @@ impl Shared {
                 return (writer, std::mem::take(&mut queue.jobs));
             }
             queue.wanted = true;
-            self.nudge(&queue);
-            queue = self.doze(queue, 2 * SLOW);
+            queue = self.doze(queue, NAP);
         }
     }
 
@@ -307,13 +308,8 @@ impl Shared {
         self.add_told(&mut queue, &mut writer);
         queue.writer = Some(writer);
         // What came meanwhile; without a flusher the keeper looks by itself.
-        if !queue.jobs.is_empty()
-            && !queue.wanted
-            && !queue.roused
-            && let Some((waker, _)) = &queue.flusher
-        {
-            waker.wake_by_ref();
-            queue.roused = true;
+        if queue.flusher && !queue.wanted && !queue.jobs.is_empty() {
+            self.rouse(queue);
         }
     }
 
@@ -351,36 +347,46 @@ impl Shared {
     pub(super) fn await_ended(&self) -> Vec<Ended> {
         let mut queue = lock(&self.queue);
         while queue.ended.is_empty() {
-            queue = self.doze(queue, 2 * SLOW);
+            queue = self.doze(queue, NAP);
         }
         std::mem::take(&mut queue.ended)
     }
 
-    /// Whether this is the first to ask for a flusher.
-    pub(super) fn wants_flusher(&self) -> bool {
-        !self.flushing.load(Relaxed) && !self.flushing.swap(true, Relaxed)
+    /// From now on there is a flusher.
+    pub(super) fn flusher_comes(&self) {
+        lock(&self.queue).flusher = true;
     }
 
-    /// The flusher's side: the writer, if nobody has it and there is something to write.
-    pub(super) fn lend(&self, waker: &Waker) -> Lent {
+    /// The flusher's side: the writer, once there is something to write and the keeper has no need of it.
+    pub(super) fn lend(&self, spin: &mut Spin) -> Lent {
         let mut queue = lock(&self.queue);
-        if queue.closed {
-            return Lent::Over;
+        loop {
+            if queue.closed {
+                return Lent::Over;
+            }
+            if !queue.wanted
+                && !queue.jobs.is_empty()
+                && let Some(writer) = queue.writer.take()
+            {
+                queue.weight = 0;
+                return Lent::Writer(writer, std::mem::take(&mut queue.jobs));
+            }
+            self.queued.store(false, Relaxed);
+            drop(queue);
+            let found = spin.until(|| self.queued.load(Relaxed));
+            queue = lock(&self.queue);
+            if !found && !self.queued.load(Relaxed) && !queue.closed {
+                let asleep = Instant::now();
+                queue.flusher_idle = true;
+                queue = self.wake_flusher.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.flusher_idle = false;
+                spin.slept(asleep.elapsed());
+            }
         }
-        queue.roused = false;
-        if queue.flusher.as_ref().is_none_or(|(known, _)| !known.will_wake(waker)) {
-            queue.flusher = Some((waker.clone(), Handle::current()));
-        }
-        if queue.wanted || queue.jobs.is_empty() {
-            return Lent::Nothing;
-        }
-        let Some(writer) = queue.writer.take() else { return Lent::Nothing };
-        queue.weight = 0;
-        Lent::Writer(writer, std::mem::take(&mut queue.jobs))
     }
 
-    /// It is done; `left` is what only the keeper may write. True when more has come for it.
-    pub(super) fn give_back(&self, mut writer: Box<Writer>, left: Option<Vec<Job>>) -> bool {
+    /// It is done; `left` is what only the keeper may write.
+    pub(super) fn give_back(&self, mut writer: Box<Writer>, left: Option<Vec<Job>>) {
         let mut queue = lock(&self.queue);
         let first = queue.told.is_empty();
         self.add_told(&mut queue, &mut writer);
@@ -391,30 +397,9 @@ impl Shared {
             queue.jobs = left;
         }
         queue.writer = Some(writer);
-        let more = !queue.jobs.is_empty() && !queue.wanted;
-        queue.roused |= more;
         // Once for many: after the first it knows that there is something to tell.
         if queue.wanted || (first && !queue.told.is_empty()) {
             self.wake(queue);
-        }
-        more
-    }
-
-    /// Its runtime has ended: from now on the keeper writes.
-    pub(super) fn flusher_gone(&self) {
-        let mut queue = lock(&self.queue);
-        queue.flusher = None;
-        queue.roused = false;
-        self.wake(queue);
-    }
-
-    /// While a worker of the runtime is held by a slow write, the others may all be asleep with nobody at its sockets
-    /// and timers. Whoever is given something to do goes there afterwards.
-    fn nudge(&self, queue: &Queue) {
-        if let Some((_, runtime)) = &queue.flusher
-            && self.lasts(&self.busy_since) > SLOW
-        {
-            runtime.spawn(async {});
         }
     }
 

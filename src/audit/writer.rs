@@ -1,5 +1,5 @@
 //! The one writer of audit.log: it gives lines their number and MAC, takes everything queued as one write, and answers
-//! only then. It is with whoever writes: the [`Flusher`] as long as nothing is amiss, the [`Keeper`] for all else.
+//! only then. It is with whoever writes: the [`flusher`] as long as nothing is amiss, the [`Keeper`] for all else.
 //!
 //! Invariants: a batch is in the file whole or not at all (after an error the file is cut back, number and MAC with it);
 //! a change is never dropped; what else can't be written is counted, and told in a `gap` line once writing works again;
@@ -29,7 +29,6 @@ use super::{AuditError, AuditOptions};
 use crate::time::UnixTime;
 
 pub(super) use disk::Ended;
-pub(super) use flusher::Flusher;
 pub(super) use keeper::Keeper;
 use sync::Snapshot;
 
@@ -200,6 +199,7 @@ impl Writer {
                 return Err(jobs);
             }
             self.write_all(jobs.into());
+            self.count_room();
         }
         Ok(())
     }

@@ -47,8 +47,10 @@ struct Faults {
     space: Option<Space>,
     /// Appending hangs.
     blocked: bool,
-    /// So many appends hang now.
+    /// So many appends, or syncs, hang now.
     hanging: u32,
+    /// Syncing hangs.
+    sync_blocked: bool,
     synced: u32,
 }
 
@@ -69,7 +71,7 @@ impl Disk {
         self.set(|faults| *faults = Faults { hanging: faults.hanging, synced: faults.synced, ..Faults::default() });
     }
 
-    /// Waits until the writer hangs in an append.
+    /// Waits until somebody hangs.
     fn await_hang(&self) {
         let guard = lock(&self.0.0);
         drop(self.0.1.wait_while(guard, |faults| faults.hanging == 0).unwrap());
@@ -112,6 +114,12 @@ impl LogFile for Faulty {
 
     fn sync(&self) -> io::Result<()> {
         let mut faults = lock(&self.disk.0.0);
+        if faults.sync_blocked {
+            faults.hanging += 1;
+            self.disk.0.1.notify_all();
+            faults = self.disk.0.1.wait_while(faults, |faults| faults.sync_blocked).unwrap();
+            faults.hanging -= 1;
+        }
         if faults.syncs > 0 {
             faults.syncs -= 1;
             return Err(os(libc::EIO));

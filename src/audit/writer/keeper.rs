@@ -1,5 +1,5 @@
 //! The audit's own thread: everything that takes time. It ends windows, seals, tells syslog, heals and rotates the file,
-//! and writes the lines that no [`super::flusher::Flusher`] does.
+//! and writes what the [`super::flusher`] leaves to it.
 //!
 //! Invariants: syncs and allocations are done by [`Disk`] while others go on writing; what changes the file in any other
 //! way is done with the writer in hand and with nothing under way there. A seal is of what was written before its sync
@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::disk::{Disk, Ended, Errand};
+use super::flusher;
 use super::{OnSeal, SEAL_EVERY, Setup, Writer};
 use crate::audit::AuditError;
 use crate::audit::chain::Seal;
@@ -45,8 +46,13 @@ impl Keeper {
         let teller = Teller::new(options.syslog.clone(), Arc::clone(&shared));
         let sealed_at = shared.clock.boottime().saturating_sub(SEAL_EVERY);
         let disk = Disk::start(&shared).map_err(AuditError::Thread)?;
+        let sync = options.sync;
         let writer = Writer::open(Arc::clone(&shared), options, key, wrap, survey, generations, owed)?;
         shared.put_back(Box::new(writer));
+        // Where each batch waits for its sync, the keeper does both.
+        if !sync {
+            flusher::start(&shared).map_err(AuditError::Thread)?;
+        }
         Ok(Self { shared, teller, disk, on_seal, sealed_at })
     }
 
