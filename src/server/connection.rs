@@ -368,6 +368,10 @@ impl<H: Handler> Connection<'_, H> {
                     self.output.advance(count);
                     self.stalled = None;
                 }
+                // Others have left too many handed-over files unread: this one does without.
+                Poll::Ready(Err(error)) if self.hands_page && error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    self.hands_page = false;
+                }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.stalled.get_or_insert_with(|| Instant::now() + self.shared.limits.write_stall);

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
@@ -115,6 +116,7 @@ impl Service {
                 return Err(audit_unavailable());
             }
             for Claim { id, from, count, last, .. } in claims {
+                service.reported.fetch_add(count, Ordering::Relaxed);
                 let (unit, uid) = (caller.peer.unit.as_deref(), caller.peer.uid);
                 service.store.note_use(id, UseNote { at: last, unit, uid, from, count });
             }

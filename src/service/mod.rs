@@ -200,6 +200,8 @@ pub struct Service {
     reloaded: watch::Sender<()>,
     places: Places,
     page: Option<Arc<page::Served>>,
+    /// Uses that clients have granted out of their caches and told of.
+    reported: AtomicU64,
     takeover: page::Takeover,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
@@ -240,6 +242,7 @@ impl Service {
             reloaded: watch::Sender::new(()),
             places: parts.places,
             page: parts.page,
+            reported: AtomicU64::new(0),
             takeover: parts.takeover,
             connections: parts.connections,
             started_at,
