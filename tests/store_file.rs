@@ -222,7 +222,7 @@ mod refusals {
             assert_eq!(boot.generation, 50);
             for n in 0..50 {
                 match store.lookup(id(n)) {
-                    Ok(found) => assert!(found.record.is_none_or(|found| *found == token(n)), "page {page}"),
+                    Ok(found) => assert!(found.record.is_none_or(|found| **found == token(n)), "page {page}"),
                     Err(_) => met += 1,
                 }
             }
