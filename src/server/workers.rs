@@ -1,9 +1,11 @@
 //! The threads that connections are served on, each with an event loop of its own.
 //!
 //! A connection stays on the thread that had the fewest when it came. So an answer is written by the thread that read
-//! the request, nothing is handed from one thread to another, and none is woken to look for work of another's: that is
-//! most of what an answer from memory would cost otherwise. Therefore, too, invariant I7 hangs on what one connection
-//! may do in one turn: its thread's other connections wait for that (`connection`).
+//! the request, nothing is handed from one thread to another, and none is woken to look for work of another's
+//! (`docs/performance.md` says what that is worth).
+//!
+//! Invariant I7, that one uid cannot starve another, hangs on what a connection may do in one turn: the others of its
+//! thread wait for that, and nobody takes them over (`connection`, REQUESTS_PER_TURN).
 
 use std::io;
 use std::sync::Arc;
