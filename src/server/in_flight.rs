@@ -147,7 +147,9 @@ mod tests {
         }
         assert_eq!(collected(&mut all, 2), [0, 3], "no more than there is room for");
         assert_eq!(collected(&mut all, 100), [50, 99]);
-        senders.into_iter().flatten().for_each(|sender| drop(sender.send(())));
+        for sender in senders.into_iter().flatten() {
+            let _ = sender.send(());
+        }
         assert_eq!(collected(&mut all, 100).len(), 96);
         assert!(all.is_empty());
     }

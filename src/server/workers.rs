@@ -126,7 +126,9 @@ mod tests {
         let workers = Arc::new(Workers::start(2, 1).unwrap());
         workers.pulse().await;
         let (go_on, held) = mpsc::channel::<()>();
-        workers.0[1].runtime.spawn(async move { drop(held.recv()) });
+        workers.0[1].runtime.spawn(async move {
+            let _ = held.recv();
+        });
         let mut pulse = tokio::spawn({
             let workers = Arc::clone(&workers);
             async move { workers.pulse().await }
