@@ -1,66 +1,76 @@
-//! Issue, durable before its answer, beside what the disk can do: appends of 4 KiB, each followed by fdatasync.
+//! Issue and revoke, durable before their answers, beside Redis that syncs each SET before its answer, and beside what the
+//! disk can do: appends of 4 KiB, each followed by fdatasync. All on one file system.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::io;
 
-use bearerd::protocol::message::{Ask, Request};
+use bearerd::protocol::message::{Ask, Handle, Request, Revoke, Which};
 
-use crate::load::{Check, Frames, Load, Outcome, Random, Target};
-use crate::report::{Durable, median};
+use crate::common::fill::{self, Forge};
+use crate::common::load::{Check, Frames, Load};
+use crate::common::random::Random;
+use crate::common::server::{self, Server, Sink};
+use crate::common::tokens;
+use crate::common::wire::Target;
+use crate::contest::{Entrant, Title, hold};
+use crate::plan::Plan;
+use crate::report::Row;
+use crate::rivals;
 use crate::stage::Stage;
-use crate::{CONNECTIONS_MANY, Plan, tokens};
 
-/// Bytes of one append.
-const APPEND: usize = 4096;
+/// Its name.
+pub const LOAD: &str = "durable";
+const ISSUE: &str = "bearerd issue";
+const CONNECTIONS: usize = 64;
+/// More than can be revoked in a second: each is revoked once only.
+const REVOCABLE_PER_SECOND: f64 = 50_000.0;
+/// Different requests to issue.
+const ISSUES: usize = 4096;
+/// Keys and bytes of what Redis sets: some 10,000 tokens, as long as the record that bearerd seals.
+const KEYS: usize = 10_000;
+const VALUE_BYTES: usize = 260;
 /// `Answer::Issued`, as it follows the request's number.
 const ISSUED: u8 = 3;
+/// `Answer::Changed`, and that one token changed.
+const CHANGED_ONE: [u8; 2] = [4, 1];
 
-/// Measures both in turn.
-pub fn measure(stage: &Stage, plan: &Plan) -> io::Result<Durable> {
+/// Measures all in turn, on a bearerd of its own that has tokens to revoke.
+pub fn measure(stage: &Stage, plan: &Plan) -> io::Result<Row> {
+    let files = stage.files().join("durable");
+    fs::create_dir(&files)?;
+    let log = stage.sockets().join("durable-log");
+    let _sink = Sink::open(&log)?;
+    let socket = stage.sockets().join("durable.sock");
+    let config = server::configure(&files, &socket, Some(&log))?;
+    let time = (plan.time + plan.warm_up) * u32::try_from(plan.rounds).map_err(io::Error::other)?;
+    let revocable = (time.as_secs_f64() * REVOCABLE_PER_SECOND) as usize;
+    let forge = Forge::new(revocable, 5);
+    fill::fill(&config, revocable, |ground, number| forge.record(ground, number))?;
+    let bearerd = Server::start(server::bearerd(&plan.program, &config), socket, &files.join("stderr"))?;
+    let target = Target::Bearerd(bearerd.socket.clone());
+
     let mut random = Random::new(4);
-    let mut frames = Frames::default();
-    for number in 0..4096 {
-        frames.push(&Request { id: 1, body: Ask::Issue(tokens::issue(number, &mut random).0) });
+    let (mut issues, mut revocations) = (Frames::default(), Frames::once());
+    for number in 0..ISSUES {
+        issues.push(&Request { id: 1, body: Ask::Issue(tokens::issue(number, &mut random).0) });
     }
-    let target = Target::Bearerd(&stage.bearerd.socket);
-    let mut load = Load::open(&target, &frames, Check::Begins(vec![ISSUED]), CONNECTIONS_MANY, 1)?;
-    load.run(plan.warm_up)?;
-    let (mut floors, mut issues, mut all) = (Vec::new(), Vec::new(), Outcome::default());
-    let mut cpu_secs = 0.0;
-    for _ in 0..plan.rounds {
-        floors.push(floor(stage, plan.time)?);
-        let before = stage.bearerd.cpu_secs()?;
-        let outcome = load.run(plan.time)?;
-        cpu_secs += stage.bearerd.cpu_secs()? - before;
-        issues.push(outcome.per_second());
-        all.answers += outcome.answers;
-        all.bad += outcome.bad;
-        all.latency.add(&outcome.latency);
+    for number in 0..revocable {
+        let which = Which::Handles(vec![Handle(forge.id(number).to_string())]);
+        revocations.push(&Request { id: 1, body: Ask::Revoke(Revoke { which, reason: None, dry_run: false }) });
     }
-    let per_sync = issues.iter().zip(&floors).map(|(issues, floor)| issues / floor).collect();
-    Ok(Durable {
-        connections: CONNECTIONS_MANY,
-        issues_per_second: median(issues),
-        syncs_per_second: median(floors),
-        issues_per_sync: median(per_sync),
-        cpu_micros: cpu_secs * 1e6 / all.answers.max(1) as f64,
-        bad: all.bad,
-        latency: (&all.latency).into(),
-    })
-}
-
-fn floor(stage: &Stage, time: Duration) -> io::Result<f64> {
-    let path = stage.state_dir().join("floor");
-    let mut file = File::create(&path)?;
-    let begun = Instant::now();
-    let mut count = 0u64;
-    while begun.elapsed() < time {
-        file.write_all(&[0x5a; APPEND])?;
-        file.sync_data()?;
-        count += 1;
+    let open = |frames, check| Load::open(&target, frames, check, CONNECTIONS, 1);
+    let mut sides = vec![
+        Entrant::load(ISSUE, &bearerd, open(&issues, Check::Begins(vec![ISSUED]))?, 1),
+        Entrant::load("bearerd revoke", &bearerd, open(&revocations, Check::Begins(CHANGED_ONE.to_vec()))?, 1),
+        Entrant::syncs(files.join("floor")),
+    ];
+    let sets = rivals::redis_sets(KEYS, VALUE_BYTES);
+    if let Some(redis) = &stage.rivals.redis_durable {
+        let target = Target::Redis(redis.socket.clone());
+        let load = Load::open(&target, &sets.frames, sets.check.clone(), CONNECTIONS, 1)?;
+        sides.push(Entrant::load("Redis SET", redis, load, 1));
     }
-    let rate = count as f64 / begun.elapsed().as_secs_f64();
-    std::fs::remove_file(path)?;
-    Ok(rate)
+    let title =
+        Title { load: LOAD, connections: CONNECTIONS, window: 1, request_bytes: issues.frame(0).len(), reply_bytes: 0 };
+    hold(plan, &title, sides, |of, to| (of == ISSUE && to == "Redis SET").then_some(1.0))
 }

@@ -1,26 +1,30 @@
-//! The figures: a table for people, ratios first, and JSON for programs.
+//! The figures, as they are kept in JSON: written by a run, read again to draw from.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::histogram::Histogram;
+use crate::common::histogram::Histogram;
 
 /// Everything of one run.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Report {
     pub machine: Machine,
     pub plan: Told,
+    pub peers: Vec<Peer>,
     pub rows: Vec<Row>,
-    pub durable: Option<Durable>,
+    /// By the number of tokens, the smallest first.
+    pub scale: Vec<Scaled>,
+    /// Validation out of a client's own cache.
+    pub cached: Option<Cached>,
     pub memory: Vec<Memory>,
     pub audit: Audit,
 }
 
 /// Where it ran.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Machine {
     pub processor: String,
     pub cores: usize,
@@ -31,7 +35,7 @@ pub struct Machine {
 }
 
 /// How it ran.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Told {
     pub rounds: usize,
     pub seconds: f64,
@@ -39,68 +43,110 @@ pub struct Told {
     pub quick: bool,
 }
 
-/// One load, on both.
-#[derive(Serialize)]
-pub struct Row {
-    pub load: &'static str,
-    pub connections: usize,
-    pub window: usize,
-    pub tokens_per_request: usize,
-    /// bearerd's throughput over the echo's: the median of the rounds.
-    pub ratio: f64,
-    pub ratio_lowest: f64,
-    pub ratio_highest: f64,
-    /// What the ratio should be.
-    pub reach: Option<f64>,
-    pub request_bytes: usize,
-    pub reply_bytes: usize,
-    pub bearerd: Side,
-    pub echo: Side,
+/// A peer, and why it was skipped if it was.
+#[derive(Serialize, Deserialize)]
+pub struct Peer {
+    pub name: String,
+    pub version: String,
+    pub skipped: Option<String>,
 }
 
-/// One of the two.
-#[derive(Serialize)]
+/// One load on some sides.
+#[derive(Serialize, Deserialize)]
+pub struct Row {
+    pub load: String,
+    pub connections: usize,
+    pub window: usize,
+    pub request_bytes: usize,
+    pub reply_bytes: usize,
+    pub ratios: Vec<Ratio>,
+    pub sides: Vec<Side>,
+}
+
+/// One side's throughput over another's: the median of the rounds.
+#[derive(Serialize, Deserialize)]
+pub struct Ratio {
+    pub of: String,
+    pub to: String,
+    pub ratio: f64,
+    pub lowest: f64,
+    pub highest: f64,
+    /// What it should be.
+    pub reach: Option<f64>,
+}
+
+/// One of the sides.
+#[derive(Serialize, Deserialize)]
 pub struct Side {
-    /// The median of the rounds.
-    pub tokens_per_second: f64,
-    /// Of whole requests, over all rounds.
-    pub latency: Latency,
-    /// The process's own processor time, for each token.
-    pub cpu_micros: f64,
+    pub name: String,
+    /// The median of the rounds; of a batch, each token counts.
+    pub per_second: f64,
+    /// Of whole requests, over all rounds; what another's program measures has none.
+    pub latency: Option<Latency>,
+    /// The process's own processor time, for each request or token.
+    pub cpu_micros: Option<f64>,
     /// Answers that were not what they should be.
     pub bad: u64,
 }
 
 /// In microseconds.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Latency {
     pub p50: f64,
     pub p99: f64,
     pub p999: f64,
 }
 
-/// Durable issue.
-#[derive(Serialize)]
-pub struct Durable {
-    pub connections: usize,
-    pub issues_per_second: f64,
-    /// Appends of 4 KiB with fdatasync, in the store's directory.
-    pub syncs_per_second: f64,
-    pub issues_per_sync: f64,
-    pub cpu_micros: f64,
+/// bearerd with so many tokens.
+#[derive(Serialize, Deserialize)]
+pub struct Scaled {
+    pub tokens: usize,
+    pub fill_secs: f64,
+    /// As `du` counts it, and as long as the file says that it is.
+    pub store_bytes: u64,
+    pub store_length: u64,
+    /// Medians of some starts.
+    pub ready_clean_ms: f64,
+    pub ready_killed_ms: f64,
+    pub idle_kib: u64,
+    /// After `used` different tokens were validated.
+    pub used: usize,
+    pub used_kib: u64,
+    /// At tokens drawn at random, on one connection and on 16.
+    pub alone: Latency,
+    pub many: Latency,
+    /// Median of the rounds of p50 and p99 on one connection, over those of the smallest store in the same round.
+    pub p50_ratio: f64,
+    pub p99_ratio: f64,
     pub bad: u64,
-    pub latency: Latency,
+}
+
+/// A client's cache.
+#[derive(Serialize, Deserialize)]
+pub struct Cached {
+    pub checks: Vec<CachedChecks>,
+    /// From the bump of the page to the first refusal out of another process's cache, in microseconds.
+    pub refused_after: Latency,
+}
+
+/// Checks on so many threads; each hashes the presented token and counts its use.
+#[derive(Serialize, Deserialize)]
+pub struct CachedChecks {
+    pub threads: usize,
+    pub p50_ns: f64,
+    pub p99_ns: f64,
+    pub per_second: f64,
 }
 
 /// bearerd's resident memory at a moment.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Memory {
-    pub when: &'static str,
+    pub when: String,
     pub kib: u64,
 }
 
 /// What the run left in the trail.
-#[derive(Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Audit {
     pub lines: u64,
     pub syslog_received: u64,
@@ -145,106 +191,47 @@ impl Machine {
     }
 }
 
-/// The head of the table that [`row`] fills.
-pub fn head(machine: &Machine) {
-    println!(
-        "{} x {}, Linux {}, bearerd: {}, load average {:.2}",
-        machine.cores, machine.processor, machine.kernel, machine.profile, machine.load_average.0
-    );
-    println!();
-    println!(
-        "{:<16} {:>5} {:>6} {:>6}  {:>13} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "load",
-        "conns",
-        "ratio",
-        "reach",
-        "lowest..high",
-        "bearerd/s",
-        "echo/s",
-        "p50 us",
-        "p99",
-        "p99.9",
-        "echo p50",
-        "CPU us",
-        "echo"
-    );
-}
+impl Row {
+    pub fn side(&self, name: &str) -> Option<&Side> {
+        self.sides.iter().find(|side| side.name == name)
+    }
 
-/// One line of it.
-pub fn row(row: &Row) {
-    let reach = row.reach.map_or("-".to_owned(), |reach| format!("{reach:.2}"));
-    let connections =
-        if row.window > 1 { format!("{}x{}", row.connections, row.window) } else { row.connections.to_string() };
-    println!(
-        "{:<16} {:>5} {:>6.2} {:>6}  {:>13} {:>9.0} {:>9.0} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>8.2} {:>8.2}",
-        row.load,
-        connections,
-        row.ratio,
-        reach,
-        format!("{:.2}..{:.2}", row.ratio_lowest, row.ratio_highest),
-        row.bearerd.tokens_per_second,
-        row.echo.tokens_per_second,
-        row.bearerd.latency.p50,
-        row.bearerd.latency.p99,
-        row.bearerd.latency.p999,
-        row.echo.latency.p50,
-        row.bearerd.cpu_micros,
-        row.echo.cpu_micros,
-    );
-    if row.bearerd.bad + row.echo.bad > 0 {
-        println!(
-            "    {} answers of bearerd and {} of the echo were not as they should be",
-            row.bearerd.bad, row.echo.bad
-        );
+    /// `64`, or `8 x 16` where more than one request is in flight.
+    pub fn connections_shown(&self) -> String {
+        match self.window {
+            1 => self.connections.to_string(),
+            window => format!("{} x {window}", self.connections),
+        }
+    }
+
+    /// For whoever waits: what came out.
+    pub fn line(&self) -> String {
+        let ratios: Vec<String> = self.ratios.iter().map(|it| format!("{:.2} of {}", it.ratio, it.to)).collect();
+        let ours = self.sides.first().map_or(0.0, |side| side.per_second);
+        format!("{} {}: {ours:.0}/s; {}", self.load, self.connections_shown(), ratios.join(", "))
     }
 }
 
 impl Report {
-    /// What is not in the table.
-    pub fn print_rest(&self) {
-        println!();
-        if let Some(durable) = &self.durable {
-            println!(
-                "durable issue, {} connections: {:.0}/s, {:.1} for each fdatasync of this disk ({:.0}/s); \
-                 p50 {:.0} us, p99 {:.0}, p99.9 {:.0}; CPU {:.1} us",
-                durable.connections,
-                durable.issues_per_second,
-                durable.issues_per_sync,
-                durable.syncs_per_second,
-                durable.latency.p50,
-                durable.latency.p99,
-                durable.latency.p999,
-                durable.cpu_micros,
-            );
-            if durable.bad > 0 {
-                println!("    {} issues failed", durable.bad);
-            }
-        }
-        for memory in &self.memory {
-            println!("resident memory of bearerd {}: {:.1} MiB", memory.when, memory.kib as f64 / 1024.0);
-        }
-        println!(
-            "audit: {} lines, {} gaps; syslog: {} datagrams received, {} dropped",
-            self.audit.lines, self.audit.gaps, self.audit.syslog_received, self.audit.syslog_dropped
-        );
-        let (before, after) = self.machine.load_average;
-        println!("load average {before:.2} before, {after:.2} after (this run itself counts for 2 to 4)");
+    /// What an earlier run wrote.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let text = fs::read(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+        serde_json::from_slice(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
     }
 
-    /// Writes the JSON beside what cargo built; says where.
-    pub fn write(&self) -> io::Result<PathBuf> {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf);
-        let path = target.join("bench/peers.json");
-        fs::create_dir_all(target.join("bench"))?;
+    /// Writes it.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
         let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
         text.push('\n');
-        fs::write(&path, text)?;
-        Ok(path)
+        fs::write(path, text)
     }
 
     /// Whether every answer was what it should be.
     pub fn sound(&self) -> bool {
-        self.rows.iter().all(|row| row.bearerd.bad + row.echo.bad == 0)
-            && self.durable.as_ref().is_none_or(|durable| durable.bad == 0)
+        let rows = self.rows.iter().flat_map(|row| &row.sides).map(|side| side.bad);
+        rows.chain(self.scale.iter().map(|scaled| scaled.bad)).sum::<u64>() == 0
     }
 }

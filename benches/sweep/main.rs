@@ -7,45 +7,31 @@
 
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "shared with the peers bench")]
-#[path = "../peers/histogram.rs"]
-mod histogram;
-#[allow(dead_code, reason = "shared with the peers bench")]
-#[path = "../peers/load.rs"]
-mod load;
-#[allow(dead_code, reason = "shared with the peers bench")]
-#[path = "../peers/tokens.rs"]
-mod tokens;
+#[path = "../common/mod.rs"]
+mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bearerd::client::Options;
 use bearerd::client::blocking::Client;
-use bearerd::config::{Config, Paths};
-use bearerd::daemon::{open, reload};
-use bearerd::policy::Own;
-use bearerd::protocol::message::Issue;
-use bearerd::registry::issue::{Parties, plan};
-use bearerd::store::{Effect, StoreError, Txn};
-use bearerd::time::{SystemTime, UnixTime, wall_now};
-use bearerd::token::{Digest, IdSource};
+use bearerd::time::{UnixTime, wall_now};
 
-use histogram::Histogram;
-use load::{Load, Target};
-use tokens::Requests;
+use common::fill::{self, Forge};
+use common::histogram::Histogram;
+use common::load::Load;
+use common::server::{self, Server};
+use common::tokens::{self, Requests};
+use common::wire::Target;
 
 const CONNECTIONS: usize = 16;
 /// Tokens that are validated, and of them those of the warm load.
 const LIVE: usize = 10_000;
 const WARM: usize = 100;
 const QUESTIONS: usize = 65_536;
-/// Tokens in one transaction while the store is filled.
-const FILL: usize = 2000;
 /// From the end of filling to the moment: the start, the live tokens, and what is measured before.
 const AHEAD: Duration = Duration::from_secs(60);
 const ROUND: Duration = Duration::from_secs(1);
@@ -86,58 +72,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// The daemon, killed when dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Server {
-    /// Resident memory, in MiB.
-    fn resident_mib(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
-    }
-}
-
 fn measure(program: &Path, count: usize) -> io::Result<()> {
     let files = tempfile::Builder::new().prefix("sweep-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let sockets = tempfile::Builder::new().prefix("bearerd-sweep-").tempdir()?;
     let socket = sockets.path().join("bearerd.sock");
-    let place = |name: &str| files.path().join(name).display().to_string();
-    let file = files.path().join("bearerd.toml");
-    let text = format!(
-        "[store]\npath = {:?}\n[keys]\nfile = {:?}\n[socket]\npath = {:?}\n[audit]\nfile = {:?}\nrequired = true\nsyslog = \"\"\n",
-        place("state/tokens.redb"),
-        place("key/master.key"),
-        socket.display().to_string(),
-        place("log/audit.log"),
-    );
-    fs::write(&file, text)?;
-    let uid = nix::unistd::geteuid().as_raw();
-    let config = Config::load(&Paths::system(uid, 0), Some(&file)).map_err(io::Error::other)?;
+    let file = server::configure(files.path(), &socket, None)?;
     let begun = Instant::now();
-    let moment = fill(&config, uid, count)?;
+    let moment = fill(&file, count)?;
     println!("{count} tokens that end at {moment}; made in {:.0} s", begun.elapsed().as_secs_f64());
 
-    let said = File::create(files.path().join("bearerd.stderr"))?;
-    let mut command = Command::new(program);
-    command.arg("--config").arg(&file).stdin(Stdio::null()).stderr(said);
-    command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env_remove("CREDENTIALS_DIRECTORY");
-    let server = Server(command.spawn()?);
-    let begun = Instant::now();
-    while UnixStream::connect(&socket).is_err() {
-        if begun.elapsed() > PATIENCE {
-            return Err(io::Error::other(fs::read_to_string(files.path().join("bearerd.stderr"))?));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let target = Target::Bearerd(&socket);
+    let server = Server::start(server::bearerd(program, &file), socket.clone(), &files.path().join("bearerd.stderr"))?;
+    let target = Target::Bearerd(socket.clone());
     let known = tokens::make(&target, LIVE)?;
     let (warm, full) = (tokens::warm(&target, &known[..WARM])?, tokens::full(&target, &known, QUESTIONS)?);
     let mut loads = Loads { warm: Side::open(&target, &warm)?, full: Side::open(&target, &full)? };
@@ -151,7 +96,7 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
     for _ in 0..ROUNDS {
         loads.round()?;
     }
-    loads.row("before", server.resident_mib());
+    loads.row("before", resident_mib(&server)?);
     let before = generation(&socket)?;
     if wall_now() > moment {
         return Err(io::Error::other("the moment came before this was ready: the machine is too slow for it"));
@@ -162,7 +107,7 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
     let mut told = 0;
     while told < count as u64 {
         loads.round()?;
-        highest = highest.max(server.resident_mib());
+        highest = highest.max(resident_mib(&server)?);
         let now = generation(&socket)?.saturating_sub(before);
         if now == told && begun.elapsed() > PATIENCE {
             return Err(io::Error::other(format!("the sweeper has stopped at {told} of {count}")));
@@ -174,7 +119,7 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
     for _ in 0..ROUNDS {
         loads.round()?;
     }
-    loads.row("after", server.resident_mib());
+    loads.row("after", resident_mib(&server)?);
     let lines = fs::read_to_string(files.path().join("log/audit.log"))?;
     let lines = lines.lines().filter(|line| line.contains("\"event\":\"expire\"")).count();
     println!(
@@ -186,54 +131,24 @@ fn measure(program: &Path, count: usize) -> io::Result<()> {
 }
 
 /// Fills the store; gives the moment at which all of it ends.
-fn fill(config: &Config, uid: u32, count: usize) -> io::Result<UnixTime> {
-    let own = Own { uid, container: None, cgroups: false };
-    let rules = reload::resolve(config, &own).rules;
-    let backbone = open::open(config, None, Box::new(SystemTime::new())).map_err(io::Error::other)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ids = IdSource::default();
-    let begun = Instant::now();
-    let mut moment = None;
-    for from in (0..count).step_by(FILL) {
-        // Far more than filling takes for each token, and then what has to be done before.
-        let ends =
-            *moment.get_or_insert_with(|| wall_now().saturating_add(AHEAD + Duration::from_micros(150) * count as u32));
-        let mut records = Vec::with_capacity(FILL);
-        for number in from..(from + FILL).min(count) {
-            let now = backbone.clock.now();
-            let request = Issue {
-                name: format!("integration-{number:07}"),
-                subject: Some(format!("team-{:04}", number % 5000)),
-                scopes: vec!["repo:read".to_owned(), "deploy:staging".to_owned()],
-                labels: [("env".to_owned(), "production".to_owned())].into(),
-                ..Issue::default()
-            };
-            let parties = Parties {
-                subject: request.subject.clone().unwrap_or_default(),
-                subject_uid: None,
-                issuer: "root".into(),
-                issuer_uid: 0,
-            };
-            let planned = plan(&request, &rules).map_err(io::Error::other)?;
-            let mut record =
-                planned.record(ids.next(now), rules.prefix, Digest([7; 32]), parties, now).map_err(io::Error::other)?;
-            record.expires_at = Some(ends);
-            // No warning ahead is due for so short a life: only the expiry is told.
-            record.ttl = Some(Duration::from_secs(900));
-            records.push(record);
-        }
-        let job = move |txn: &mut Txn<'_>| -> Result<(), StoreError> {
-            records.into_iter().try_for_each(|record| txn.put(record, Effect::New))
-        };
-        runtime.block_on(backbone.store.write(job)).map_err(io::Error::other)?.map_err(io::Error::other)?;
-    }
-    let left = moment.map_or(Duration::ZERO, |moment| moment.since(wall_now()));
-    eprintln!("filled in {:.0} s; {:.0} s are left", begun.elapsed().as_secs_f64(), left.as_secs_f64());
-    runtime.block_on(async {
-        backbone.audit.stop().await.map_err(io::Error::other)?;
-        backbone.store.stop().await.map_err(io::Error::other)
+fn fill(config: &Path, count: usize) -> io::Result<UnixTime> {
+    let forge = Forge::new(count, 9);
+    // Far more than filling takes for each token, and then what has to be done before.
+    let moment = wall_now().saturating_add(AHEAD + Duration::from_micros(150) * count as u32);
+    let took = fill::fill(config, count, |ground, number| {
+        let mut record = forge.record(ground, number)?;
+        record.expires_at = Some(moment);
+        // No warning ahead is due for so short a life: only the expiry is told.
+        record.ttl = Some(Duration::from_secs(900));
+        Ok(record)
     })?;
-    Ok(moment.unwrap_or_else(wall_now))
+    eprintln!("filled in {:.0} s; {:.0} s are left", took.as_secs_f64(), moment.since(wall_now()).as_secs_f64());
+    Ok(moment)
+}
+
+/// Resident memory, in MiB.
+fn resident_mib(server: &Server) -> io::Result<f64> {
+    Ok(server.resident_kib()? as f64 / 1024.0)
 }
 
 /// The newest generation: each line of a change has one of its own.
@@ -259,7 +174,7 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn open(target: &Target<'_>, requests: &'a Requests) -> io::Result<Self> {
+    fn open(target: &Target, requests: &'a Requests) -> io::Result<Self> {
         let load = Load::open(target, &requests.frames, requests.check.clone(), CONNECTIONS, 1)?;
         Ok(Self { load, latency: Histogram::default(), worst: 0.0, answers: 0, secs: 0.0 })
     }

@@ -1,5 +1,5 @@
-//! The load: prebuilt requests over raw sockets, the same code for bearerd and for the echo, so that what it costs
-//! itself falls on both alike.
+//! The load: prebuilt requests over raw sockets, the same code and the same event loop for bearerd, the echoes and every
+//! peer, so that what it costs itself falls on all alike.
 //!
 //! Closed loops: a connection keeps `window` requests in flight and sends the next when an answer has come. Every
 //! answer is checked. Requests are drawn at random, never in turn: in turn, none would meet the window that an earlier
@@ -7,35 +7,43 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bearerd::codec;
-use bearerd::protocol::frame::{self, Direction};
-use bearerd::protocol::message::{ClientHello, ServerHello};
-use bearerd::protocol::{MAGIC, VERSION};
+use bearerd::protocol::frame;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::histogram::Histogram;
+use super::histogram::Histogram;
+use super::random::Random;
+use super::wire::{NUMBER_AT, PATIENCE, Target, Wire};
 
 /// Threads that drive connections, where there are enough of them.
 const THREADS: usize = 2;
-/// Longest wait for an answer; only a broken peer lets it pass.
-const PATIENCE: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 256 * 1024;
-/// Where a request's number stands in its frame: numbers below 128 take one byte.
-const NUMBER_AT: usize = 4;
 
 /// Requests, ready to be sent.
 #[derive(Default)]
 pub struct Frames {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// How many were sent, where each may be sent once only.
+    once: Option<AtomicUsize>,
 }
 
 impl Frames {
+    /// Each will be sent once, by whichever connection comes next; when none is left the load ends.
+    pub fn once() -> Self {
+        Self { once: Some(AtomicUsize::new(0)), ..Self::default() }
+    }
+
+    /// Appends a request that is bytes already.
+    pub fn push_raw(&mut self, request: &[u8]) {
+        self.bytes.extend_from_slice(request);
+        self.ends.push(self.bytes.len());
+    }
+
     /// Appends a request.
     pub fn push<T: serde::Serialize>(&mut self, request: &T) {
         frame::append(request, &mut self.bytes);
@@ -51,6 +59,18 @@ impl Frames {
         let from = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[from..self.ends[index]]
     }
+
+    /// How many can still be sent.
+    pub fn left(&self) -> usize {
+        self.once.as_ref().map_or(usize::MAX, |sent| self.len().saturating_sub(sent.load(Ordering::Relaxed)))
+    }
+
+    fn draw(&self, random: &mut Random) -> Option<usize> {
+        match &self.once {
+            None => Some(random.below(self.len())),
+            Some(sent) => Some(sent.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < self.len()),
+        }
+    }
 }
 
 /// When an answer is a good one.
@@ -61,6 +81,8 @@ pub enum Check {
     /// It is what was recorded for this request (or, of one recorded answer, for all), but for its number. What was
     /// recorded has been decoded and looked at.
     Is(Arc<Vec<Vec<u8>>>),
+    /// The same, where answers carry no number: all of it counts.
+    Whole(Arc<Vec<Vec<u8>>>),
 }
 
 impl Check {
@@ -68,15 +90,9 @@ impl Check {
         match self {
             Self::Begins(begin) => answer[1..].starts_with(begin),
             Self::Is(recorded) => answer[1..] == recorded[request % recorded.len()][1..],
+            Self::Whole(expected) => answer == expected[request % expected.len()],
         }
     }
-}
-
-/// Whom the load is for.
-pub enum Target<'a> {
-    Bearerd(&'a Path),
-    /// With what it shall answer.
-    Echo(&'a Path, &'a [u8]),
 }
 
 /// Connections to one of them, kept over all rounds.
@@ -103,9 +119,15 @@ impl Outcome {
 
 struct Connection {
     stream: UnixStream,
+    wire: Wire,
     window: usize,
-    /// Of each request in flight: when it was sent, and which it is. The number is the place here, plus one.
+    /// Of each request in flight: when it was sent, and which it is. The number, if the wire carries one, is the place
+    /// here, plus one.
     sent: Vec<(Instant, usize)>,
+    /// The places of those that are written with the next `send`.
+    fresh: Vec<usize>,
+    /// Whose answer comes next, where answers come in order: places are filled again as they are answered, in a ring.
+    oldest: usize,
     in_flight: usize,
     input: Vec<u8>,
     filled: usize,
@@ -113,26 +135,10 @@ struct Connection {
     random: Random,
 }
 
-/// xorshift64*: which request comes next.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((u128::from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)) * limit as u128) >> 64) as usize
-    }
-}
-
 impl<'a> Load<'a> {
     /// Connects.
     pub fn open(
-        target: &Target<'_>,
+        target: &Target,
         frames: &'a Frames,
         check: Check,
         connections: usize,
@@ -140,12 +146,15 @@ impl<'a> Load<'a> {
     ) -> io::Result<Self> {
         let mut threads: Vec<Vec<Connection>> = (0..THREADS.min(connections)).map(|_| Vec::new()).collect();
         for number in 0..connections {
-            let stream = connect(target)?;
+            let stream = target.connect()?;
             let at = number % threads.len();
             threads[at].push(Connection {
                 stream,
+                wire: target.wire(),
                 window,
                 sent: vec![(Instant::now(), 0); window],
+                fresh: Vec::with_capacity(window),
+                oldest: 0,
                 in_flight: 0,
                 input: vec![0; READ_BYTES],
                 filled: 0,
@@ -181,46 +190,6 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Connects and says hello.
-pub fn connect(target: &Target<'_>) -> io::Result<UnixStream> {
-    let path = match target {
-        Target::Bearerd(path) | Target::Echo(path, _) => path,
-    };
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    match target {
-        Target::Bearerd(_) => {
-            let mut hello = Vec::new();
-            frame::append(
-                &ClientHello { magic: MAGIC, version_min: VERSION, version_max: VERSION, flags: 0 },
-                &mut hello,
-            );
-            stream.write_all(&hello)?;
-            let reply = read_frame(&mut stream)?;
-            let hello: ServerHello = codec::decode(&reply).map_err(io::Error::other)?;
-            if hello.version != VERSION {
-                return Err(io::Error::other("bearerd does not take the hello"));
-            }
-        }
-        Target::Echo(_, reply) => {
-            stream.write_all(&u32::try_from(reply.len()).expect("a frame is short").to_le_bytes())?;
-            stream.write_all(reply)?;
-            read_frame(&mut stream)?;
-        }
-    }
-    Ok(stream)
-}
-
-/// Reads one frame's content, waiting for it.
-pub fn read_frame(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let length = frame::length(&length, Direction::Reply).map_err(io::Error::other)?.expect("four bytes are a length");
-    let mut content = vec![0; length];
-    stream.read_exact(&mut content)?;
-    Ok(content)
-}
-
 fn drive(
     connections: &mut [Connection],
     frames: &Frames,
@@ -238,6 +207,7 @@ fn drive(
     let begun = Instant::now();
     let until = begun + time;
     for connection in connections.iter_mut() {
+        connection.oldest = 0;
         for place in 0..connection.window {
             connection.ask(place, frames);
         }
@@ -265,21 +235,24 @@ fn drive(
 
 impl Connection {
     fn ask(&mut self, place: usize, frames: &Frames) {
-        let request = self.random.below(frames.len());
+        let Some(request) = frames.draw(&mut self.random) else { return };
         let from = self.output.len();
         self.output.extend_from_slice(frames.frame(request));
-        self.output[from + NUMBER_AT] = u8::try_from(place + 1).expect("a window is small");
+        if self.wire == Wire::Frames {
+            self.output[from + NUMBER_AT] = u8::try_from(place + 1).expect("a window is small");
+        }
         self.sent[place].1 = request;
+        self.fresh.push(place);
         self.in_flight += 1;
     }
 
     fn send(&mut self) -> io::Result<()> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
         let now = Instant::now();
-        let mut at = 0;
-        while at < self.output.len() {
-            let length = u32::from_le_bytes(self.output[at..at + 4].try_into().expect("four bytes")) as usize;
-            self.sent[usize::from(self.output[at + NUMBER_AT]) - 1].0 = now;
-            at += 4 + length;
+        for place in self.fresh.drain(..) {
+            self.sent[place].0 = now;
         }
         // What is in flight fits in the socket many times over: this does not wait.
         self.stream.write_all(&self.output)?;
@@ -296,12 +269,16 @@ impl Connection {
         self.filled += count;
         let now = Instant::now();
         let mut start = 0;
-        while let Ok(Some((answer, bytes))) = frame::first(&self.input[start..self.filled], Direction::Reply) {
+        while let Some((answer, bytes)) = self.wire.first(&self.input[start..self.filled])? {
             start += bytes;
-            let place = usize::from(answer[0]).wrapping_sub(1);
-            let Some(&(sent, request)) = self.sent.get(place) else {
+            let place = match self.wire {
+                Wire::Frames => usize::from(answer[0]).wrapping_sub(1),
+                Wire::Resp | Wire::Memcached => self.oldest,
+            };
+            let Some(&(sent, request)) = self.sent.get(place).filter(|_| self.in_flight > 0) else {
                 return Err(io::Error::other(format!("an answer that was not asked for: {answer:?}")));
             };
+            self.oldest = (self.oldest + 1) % self.window;
             if !check.good(request, answer) {
                 outcome.bad += 1;
             }

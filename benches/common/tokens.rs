@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bearerd::codec;
 use bearerd::protocol::message::{Answer, Ask, Issue, Reply, Request, Validate};
 
-use crate::load::{Check, Frames, Random, Target, connect, read_frame};
+use super::load::{Check, Frames};
+use super::random::Random;
+use super::wire::{Target, read_frame};
 
 /// What tokens may do and requests ask for.
 const SCOPES: [&str; 16] = [
@@ -51,11 +53,16 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// Bytes of an answer on the wire.
+    pub fn reply_bytes(&self) -> usize {
+        self.sample.len() + 4
+    }
+
     /// What a good answer of the echo is: what it was given.
     pub fn echo_check(&self) -> Check {
         match &self.check {
             Check::Begins(begin) => Check::Begins(begin.clone()),
-            Check::Is(_) => Check::Is(Arc::new(vec![self.sample.clone()])),
+            Check::Is(_) | Check::Whole(_) => Check::Is(Arc::new(vec![self.sample.clone()])),
         }
     }
 }
@@ -75,8 +82,8 @@ pub fn issue(number: usize, random: &mut Random) -> (Issue, Vec<&'static str>) {
 }
 
 /// Issues `count` tokens, many at a time.
-pub fn make(target: &Target<'_>, count: usize) -> io::Result<Vec<Known>> {
-    let mut stream = connect(target)?;
+pub fn make(target: &Target, count: usize) -> io::Result<Vec<Known>> {
+    let mut stream = target.connect()?;
     let mut random = Random::new(1);
     let mut known = Vec::with_capacity(count);
     while known.len() < count {
@@ -106,26 +113,26 @@ pub fn make(target: &Target<'_>, count: usize) -> io::Result<Vec<Known>> {
 }
 
 /// One token, one question, again and again.
-pub fn hot(target: &Target<'_>, known: &[Known]) -> io::Result<Requests> {
+pub fn hot(target: &Target, known: &[Known]) -> io::Result<Requests> {
     let question = known[0].asks(1, 0);
     singly(target, [question].into_iter())
 }
 
 /// Each of these tokens with one question of its own.
-pub fn warm(target: &Target<'_>, known: &[Known]) -> io::Result<Requests> {
+pub fn warm(target: &Target, known: &[Known]) -> io::Result<Requests> {
     singly(target, known.iter().enumerate().map(|(number, known)| known.asks(1 + number % 2, number)))
 }
 
 /// Tokens uniformly, each time with one or two of its scopes.
-pub fn full(target: &Target<'_>, known: &[Known], count: usize) -> io::Result<Requests> {
+pub fn full(target: &Target, known: &[Known], count: usize) -> io::Result<Requests> {
     let mut random = Random::new(2);
     singly(target, (0..count).map(|_| random_question(known, &mut random)))
 }
 
 /// Batches: `pick` draws the tokens' questions.
-pub fn batches(target: &Target<'_>, known: &[Known], count: usize, vary: bool) -> io::Result<Requests> {
+pub fn batches(target: &Target, known: &[Known], count: usize, vary: bool) -> io::Result<Requests> {
     let mut random = Random::new(3);
-    let mut stream = connect(target)?;
+    let mut stream = target.connect()?;
     let mut frames = Frames::default();
     let mut answers = Vec::with_capacity(count);
     for number in 0..count {
@@ -163,13 +170,13 @@ fn random_question<'a>(known: &'a [Known], random: &mut Random) -> Validate<'a> 
     known[random.below(known.len())].asks(1 + random.below(2), random.below(GRANTED))
 }
 
-fn singly<'a>(target: &Target<'_>, questions: impl Iterator<Item = Validate<'a>>) -> io::Result<Requests> {
+fn singly<'a>(target: &Target, questions: impl Iterator<Item = Validate<'a>>) -> io::Result<Requests> {
     let mut frames = Frames::default();
     for question in questions {
         frames.push(&Request { id: 1, body: Ask::Validate(question) });
     }
     // Some are looked at closely, and one of them is what the echo gives.
-    let mut stream = connect(target)?;
+    let mut stream = target.connect()?;
     let mut answers = Vec::new();
     for number in (0..frames.len()).step_by(frames.len().div_ceil(101)) {
         stream.write_all(frames.frame(number))?;
