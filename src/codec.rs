@@ -85,6 +85,15 @@ pub fn encode_onto<T: Serialize + ?Sized>(value: &T, buffer: Vec<u8>) -> Vec<u8>
     postcard::to_extend(value, buffer).expect("own types serialise")
 }
 
+/// Appends a length or another number without a sign: seven bits a byte, the lowest first.
+pub fn write_varint(mut value: u64, buffer: &mut Vec<u8>) {
+    while value >= 0x80 {
+        buffer.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    buffer.push(value as u8);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

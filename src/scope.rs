@@ -33,14 +33,32 @@ pub enum ScopeError {
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(Box<str>);
 
+/// What a byte is in a scope: 0 = nothing that may stand there, 1 = of a segment, 2 = between segments.
+const BYTES: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        kinds[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => 1,
+            b':' => 2,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
 fn segments_are_sound(text: &str) -> bool {
-    !text.is_empty()
-        && text.split(':').all(|segment| {
-            !segment.is_empty()
-                && segment
-                    .bytes()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-'))
-        })
+    let mut before = 2;
+    for byte in text.bytes() {
+        let kind = BYTES[usize::from(byte)];
+        // A colon needs a segment before it.
+        if kind == 0 || (kind == 2 && before == 2) {
+            return false;
+        }
+        before = kind;
+    }
+    before == 1
 }
 
 /// Checks a scope that is asked for: no wildcards.

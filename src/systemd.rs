@@ -165,11 +165,6 @@ impl Notifier {
         self.must_arrive(&[NotifyState::Stopping]);
     }
 
-    /// A line for `systemctl status`; lost if the manager is busy.
-    pub fn status(&self, status: &str) {
-        self.may_be_lost(&NotifyState::Status(&one_line(status)));
-    }
-
     /// It is alive. Called from the event loop, so that a loop that hangs is found; never waits.
     pub fn watchdog(&self) {
         self.may_be_lost(&NotifyState::Watchdog);
@@ -248,10 +243,10 @@ mod tests {
         notifier.watchdog();
         assert_eq!(heard(&socket), "WATCHDOG=1\n");
         // A line feed in a name must not become a field.
-        notifier.status("a\nMAINPID=1\nb");
-        assert_eq!(heard(&socket), "STATUS=a MAINPID=1 b\n");
-        notifier.status(&"é".repeat(300));
-        assert_eq!(heard(&socket).len(), "STATUS=\n".len() + 256);
+        notifier.ready("a\nMAINPID=1\nb");
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=a MAINPID=1 b\n");
+        notifier.ready(&"é".repeat(300));
+        assert_eq!(heard(&socket).len(), "READY=1\nSTATUS=\n".len() + 256);
     }
 
     #[test]

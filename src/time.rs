@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -183,6 +184,37 @@ struct State {
     stepped_since: Option<Duration>,
 }
 
+impl State {
+    fn ahead(&self) -> i64 {
+        let micros = |micros: u64| i64::try_from(micros).unwrap_or(i64::MAX);
+        match self.stepped_since {
+            Some(_) => LOOK,
+            None => micros(self.mark.time.as_micros()) - micros(self.mark.boottime_micros),
+        }
+    }
+
+    fn move_on(&mut self, wall: UnixTime, boottime: Duration, synchronised: impl FnOnce() -> bool) -> UnixTime {
+        let elapsed = boottime.saturating_sub(Duration::from_micros(self.mark.boottime_micros));
+        let counted = self.mark.time.saturating_add(elapsed);
+        if wall <= counted {
+            self.stepped_since = None;
+            return counted;
+        }
+        let believed = if wall.since(counted) <= STEP_MAX {
+            true
+        } else {
+            let since = *self.stepped_since.get_or_insert(boottime);
+            boottime.saturating_sub(since) >= STEP_SETTLES || synchronised()
+        };
+        if believed {
+            self.stepped_since = None;
+            self.mark.time = wall;
+            self.mark.boottime_micros = u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX);
+        }
+        wall
+    }
+}
+
 /// Tells the time that lives are measured by: `max(wall clock, high-water mark + boottime since)`.
 ///
 /// A forward step of more than [`STEP_MAX`] counts at once but moves the mark only once it has lasted
@@ -190,7 +222,13 @@ struct State {
 pub struct Clock {
     source: Box<dyn TimeSource>,
     state: Mutex<State>,
+    /// How far the mark is ahead of CLOCK_BOOTTIME, in microseconds; [`LOOK`] while a step is being watched. While the
+    /// wall clock says no more than that, which is nearly always, there is nothing to change and so nothing to lock.
+    ahead: AtomicI64,
 }
+
+/// Look at the state.
+const LOOK: i64 = i64::MIN;
 
 impl Clock {
     /// A clock that continues from the persisted mark, or begins at the wall clock when there is none.
@@ -211,7 +249,8 @@ impl Clock {
             Some(mark) => Mark { boottime_micros: micros(boottime), boot_id, ..mark },
             None => Mark { time: source.wall(), boottime_micros: micros(boottime), boot_id },
         };
-        let clock = Self { source, state: Mutex::new(State { mark, stepped_since: None }) };
+        let state = State { mark, stepped_since: None };
+        let clock = Self { source, ahead: AtomicI64::new(state.ahead()), state: Mutex::new(state) };
         clock.now();
         clock
     }
@@ -224,25 +263,23 @@ impl Clock {
     pub fn now(&self) -> UnixTime {
         let wall = self.source.wall();
         let boottime = self.source.boottime();
+        let ahead = self.ahead.load(Ordering::Acquire);
+        if ahead != LOOK {
+            let counted = ahead.saturating_add(i64::try_from(boottime.as_micros()).unwrap_or(i64::MAX));
+            let counted = UnixTime::from_micros(u64::try_from(counted).unwrap_or(0));
+            if wall <= counted {
+                return counted;
+            }
+        }
+        self.move_on(wall, boottime)
+    }
+
+    /// The wall clock is ahead of the mark, or was.
+    fn move_on(&self, wall: UnixTime, boottime: Duration) -> UnixTime {
         let mut state = self.state();
-        let elapsed = boottime.saturating_sub(Duration::from_micros(state.mark.boottime_micros));
-        let counted = state.mark.time.saturating_add(elapsed);
-        if wall <= counted {
-            state.stepped_since = None;
-            return counted;
-        }
-        let believed = if wall.since(counted) <= STEP_MAX {
-            true
-        } else {
-            let since = *state.stepped_since.get_or_insert(boottime);
-            boottime.saturating_sub(since) >= STEP_SETTLES || self.source.synchronised()
-        };
-        if believed {
-            state.stepped_since = None;
-            state.mark.time = wall;
-            state.mark.boottime_micros = u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX);
-        }
-        wall
+        let now = state.move_on(wall, boottime, || self.source.synchronised());
+        self.ahead.store(state.ahead(), Ordering::Release);
+        now
     }
 
     /// The mark to persist: what is believed to have passed by now.
@@ -288,12 +325,15 @@ impl Clock {
         state.stepped_since = None;
         state.mark.time = wall;
         state.mark.boottime_micros = u64::try_from(boottime.as_micros()).unwrap_or(u64::MAX);
+        self.ahead.store(state.ahead(), Ordering::Release);
         (wall, before)
     }
 
     /// Puts back a mark that a reset took away.
     pub fn undo_reset(&self, before: Mark) {
-        self.state().mark = before;
+        let mut state = self.state();
+        state.mark = before;
+        self.ahead.store(state.ahead(), Ordering::Release);
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use bearerd::store::record::{LastUse, TokenRecord};
-use bearerd::store::{Effect, IndexTag, Scan, Store, StoreError, StoreOptions, Txn};
+use bearerd::store::record::TokenRecord;
+use bearerd::store::{Effect, IndexTag, Scan, Store, StoreError, StoreOptions, Txn, UseNote};
 use bearerd::time::UnixTime;
 use bearerd::token::TokenId;
 
@@ -124,7 +124,7 @@ impl Script<'_> {
     }
 
     async fn use_token(&self, n: u64, times: u64) {
-        self.store.note_use(id(n), LastUse { at: START, unit: None, uid: 7, from: None, count: times, by: Vec::new() });
+        self.store.note_use(id(n), UseNote { at: START, unit: None, uid: 7, from: None, count: times });
         let count = self.store.last_use(id(n)).unwrap().unwrap().count;
         self.store.flush().await.unwrap();
         let mut journal = self.journal.lock().unwrap();

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use bearerd::protocol::code::ErrorCode;
 use bearerd::protocol::message::{Answer, Ask, Foreign, ImportEntry, ImportOutcome, Issue};
-use bearerd::token::sha256;
+use bearerd::token::{Kind, sha256};
 use daemon::Daemon;
 use host::Host;
 
@@ -264,6 +264,21 @@ async fn import_needs_a_rule_of_its_own() {
     assert!(matches!(outcomes[0], ImportOutcome::Taken(_)));
     assert!(matches!(&outcomes[1], ImportOutcome::Refused(why) if why.contains("not permitted")), "{outcomes:?}");
     assert_eq!((host.validate(A).await, host.validate(B).await), ("active", "malformed"));
+}
+
+/// As with a token that is issued: who may have only session tokens gets one where no kind is named, and no line says
+/// that another was asked for.
+#[tokio::test]
+async fn a_kind_that_nobody_names_is_one_that_policy_allows() {
+    let host = Host::new(&RULE.replace("machine", "session").replace("90d", "1h"));
+    let facts = |kind| Issue { kind, ttl: Some(std::time::Duration::from_secs(60)), ..Issue::default() };
+    let outcomes =
+        import(&host, 1000, vec![entry(A, facts(None)), entry(B, facts(Some(Kind::Machine)))]).await.unwrap();
+    let ImportOutcome::Taken(id) = outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!(host.store.lookup(id).unwrap().record.unwrap().kind, Kind::Session);
+    assert!(matches!(&outcomes[1], ImportOutcome::Refused(why) if why.contains("not permitted")), "{outcomes:?}");
+    let denied = host.lines("deny").await;
+    assert_eq!(denied.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum::<u64>(), 1, "{denied:?}");
 }
 
 #[tokio::test]

@@ -6,11 +6,14 @@ mod within;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bearerd::protocol::code::ErrorCode;
-use bearerd::protocol::message::{Answer, Ask, Issue, State, Validate};
+use bearerd::protocol::code::{ErrorCode, Reason};
+use bearerd::protocol::message::{
+    Answer, Ask, Changed, Chosen, Condition, Failure, Filter, Hold, Issue, Revoke, State, Validate, Which,
+};
+use bearerd::registry::rate::KEYS_MAX;
 use bearerd::token::Kind;
 use daemon::{Daemon, id_of};
-use within::{ALICE, BOB, HOUR, Within, changed, code, handle_of, hold, named};
+use within::{ALICE, BOB, HOUR, User, Within, changed, code, handle_of, handles, hold, named};
 
 const OWN: &str = r#"
 [[policy]]
@@ -54,6 +57,113 @@ async fn a_user_cannot_flood_the_trail_by_changing_its_tokens() {
     assert_eq!(alice.resume(&[id]).await.unwrap().count, 1);
     assert_eq!(code(alice.renew(id).await), ErrorCode::LimitReached);
     alice.revoke(&[id]).await.unwrap();
+    within.stop().await;
+}
+
+/// Only orders to resume were counted: one to suspend or revoke, given again and again, was as much of a flood.
+#[tokio::test]
+async fn a_user_cannot_flood_the_trail_by_orders() {
+    let within = Within::start(OWN);
+    let (alice, bob, root) = (within.user(ALICE), within.user(BOB), within.root());
+    let token = alice.token(session("mine")).await;
+    let id = handle_of(&token);
+    let bobs = bob.token(session("his")).await;
+    for _ in 0..985 {
+        alice.renew(id).await.unwrap();
+    }
+    // A look costs nothing, and one order is there yet.
+    for _ in 0..5 {
+        assert_eq!(ordered(&alice, Verb::Suspend, true).await.unwrap().count, 1);
+        assert_eq!(ordered(&alice, Verb::Revoke, true).await.unwrap().count, 1);
+    }
+    assert_eq!(code(ordered(&alice, Verb::Resume, false).await), ErrorCode::LimitReached, "that one costs a hundred");
+    assert_eq!(ordered(&alice, Verb::Suspend, false).await.unwrap().count, 1);
+    assert_eq!(code(ordered(&alice, Verb::Suspend, false).await), ErrorCode::LimitReached);
+    assert_eq!(code(ordered(&alice, Verb::Revoke, false).await), ErrorCode::LimitReached);
+    // Five are left of it, which refusals take nothing of.
+    for n in 0..5 {
+        alice.edit(id, |edit| edit.name = Some(format!("again {n}"))).await.unwrap();
+    }
+    assert_eq!(code(alice.edit(id, |edit| edit.name = Some("more".into())).await), ErrorCode::LimitReached);
+    assert_eq!(ordered(&alice, Verb::Resume, true).await.unwrap().count, 1);
+    // By its id a token is taken away whatever was done before, and what Alice did is no matter for others.
+    assert_eq!(alice.revoke(&[id]).await.unwrap().count, 1);
+    assert_eq!(ordered(&bob, Verb::Revoke, false).await.unwrap().count, 1);
+    assert_eq!(within.root().peek(&bobs).await.reason, Some(Reason::Revoked));
+    for _ in 0..110 {
+        ordered(&root, Verb::Suspend, false).await.unwrap();
+    }
+    // One more order after ten times 60 ms.
+    within.hands.pass(Duration::from_millis(599));
+    assert_eq!(code(ordered(&alice, Verb::Suspend, false).await), ErrorCode::LimitReached);
+    within.hands.pass(Duration::from_millis(1));
+    ordered(&alice, Verb::Suspend, false).await.unwrap();
+    assert_eq!(code(ordered(&alice, Verb::Suspend, false).await), ErrorCode::LimitReached);
+    within.stop().await;
+}
+
+/// Changes are counted for so many users and no more; who comes when that is full is not kept from taking away.
+#[tokio::test]
+async fn no_crowd_holds_up_an_order_that_takes_away() {
+    // Without `:own` no user name is looked up, which is most of what this would take.
+    let within = Within::start(&OWN.replace("\"renew:own\"", "\"renew\""));
+    let alice = within.user(ALICE);
+    let token = alice.token(session("mine")).await;
+    let id = handle_of(&token);
+    // Without a log nothing is renewed: it is the asking that counts.
+    std::fs::remove_file(within.path("log/audit.log")).unwrap();
+    std::fs::create_dir(within.path("log/audit.log")).unwrap();
+    within.root().suspend(&[id]).await.unwrap();
+    for uid in 0..KEYS_MAX as u32 {
+        assert_eq!(code(within.user(100_000 + uid).renew(id).await), ErrorCode::Unavailable);
+    }
+    std::fs::remove_dir(within.path("log/audit.log")).unwrap();
+    assert_eq!(code(alice.renew(id).await), ErrorCode::LimitReached);
+    ordered(&alice, Verb::Suspend, false).await.unwrap();
+    assert_eq!(ordered(&alice, Verb::Revoke, false).await.unwrap().count, 1);
+    within.hands.pass(Duration::from_millis(60));
+    assert_ne!(code(alice.renew(id).await), ErrorCode::LimitReached);
+    within.stop().await;
+}
+
+/// What an order is for.
+#[derive(Clone, Copy)]
+enum Verb {
+    Suspend,
+    Resume,
+    Revoke,
+}
+
+/// An order for all tokens that the peer may give it for.
+async fn ordered(user: &User, verb: Verb, dry_run: bool) -> Result<Changed, Failure> {
+    let all = || Filter::from(Condition::All);
+    let hold = || Hold { which: Chosen::Filter(all()), reason: None, dry_run };
+    changed(match verb {
+        Verb::Suspend => user.ask(Ask::Suspend(hold())).await,
+        Verb::Resume => user.ask(Ask::Resume(hold())).await,
+        Verb::Revoke => user.ask(Ask::Revoke(Revoke { which: Which::Filter(all()), reason: None, dry_run })).await,
+    })
+}
+
+/// An order's reason is a text for lines and records as that of a single change is.
+#[tokio::test]
+async fn a_reason_that_holds_a_token_is_kept_by_no_change() {
+    let within = Within::start("");
+    let root = within.root();
+    let token = root.token(named("mine")).await;
+    let reason = |text: &str| Some(text.to_owned());
+    let all = || Filter::from(Condition::All);
+    for bad in [format!("found {token}"), "a\nb".to_owned(), "x".repeat(10_000)] {
+        for which in [Chosen::Filter(all()), Chosen::Handles(handles(&[handle_of(&token)]))] {
+            let hold = || Hold { which: which.clone(), reason: reason(&bad), dry_run: false };
+            assert_eq!(code(changed(root.ask(Ask::Suspend(hold())).await)), ErrorCode::BadRequest);
+            assert_eq!(code(changed(root.ask(Ask::Resume(hold())).await)), ErrorCode::BadRequest);
+        }
+        let revoke = Revoke { which: Which::Filter(all()), reason: reason(&bad), dry_run: false };
+        assert_eq!(code(changed(root.ask(Ask::Revoke(revoke)).await)), ErrorCode::BadRequest);
+    }
+    let hold = Hold { which: Chosen::Filter(all()), reason: reason(""), dry_run: false };
+    assert_eq!(changed(root.ask(Ask::Suspend(hold)).await).unwrap().count, 1, "an empty one is none");
     within.stop().await;
 }
 

@@ -1,9 +1,10 @@
-//! I6 at the top of the ladder: what peers are told when the store's disk fails under the real service.
+//! I6 at the top of the ladder: what peers are told when the store's disk or the audit log fails under the real service.
 
 mod simdisk;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bearerd::audit::{Audit, AuditBoot, AuditMac, AuditOptions, keyed_mac};
 use bearerd::config::{Config, Paths};
@@ -12,12 +13,16 @@ use bearerd::page::Takeover;
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
 use bearerd::protocol::code::{ErrorCode, Reason};
-use bearerd::protocol::message::{Answer, Ask, Handle, Issue, Revoke, Validate, Verdict, Which};
+use bearerd::protocol::message::{
+    Answer, Ask, Chosen, Condition, Filter, Handle, Hold, Issue, Revoke, Validate, Verdict, Which,
+};
 use bearerd::service::{Caller, Connections, Now, Parts, Places, Service};
 use bearerd::store::{FileOptions, Sealer, Store, StoreFile};
 use bearerd::sys::memory::LockedKey;
 use bearerd::vault::{KeySource, Keyring};
 use simdisk::{Fail, START, SimDisk, clock, quiet};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct ChainKey(Arc<LockedKey>);
 
@@ -25,6 +30,12 @@ impl AuditMac for ChainKey {
     fn mac(&self, previous: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
         keyed_mac(self.0.expose(), previous, bytes)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Suspend,
+    Resume,
 }
 
 /// The real service over a simulated disk.
@@ -97,6 +108,16 @@ impl Host {
         }
     }
 
+    async fn hold(&self, verb: Verb, which: Chosen, dry_run: bool) -> Result<u64, ErrorCode> {
+        let hold = Hold { which, reason: None, dry_run };
+        let ask = if verb == Verb::Suspend { Ask::Suspend(hold) } else { Ask::Resume(hold) };
+        match self.ask(ask).await {
+            Answer::Changed(changed) => Ok(changed.count),
+            Answer::Error(failure) => Err(failure.code),
+            _ => panic!("neither change nor error"),
+        }
+    }
+
     async fn validate(&self, token: &str) -> Verdict {
         let ask = Validate { token, scopes: Vec::new(), audience: None, from: None, note: None, peek: false };
         match self.ask(Ask::Validate(ask)).await {
@@ -150,4 +171,40 @@ async fn a_failed_sync_ends_the_store() {
         _ => panic!("neither verdict nor error"),
     }
     assert_eq!(host.issue().await, Err(ErrorCode::Undecided));
+}
+
+/// Without an audit record nothing is made good again, by its id or by a filter; to take away goes through all the same,
+/// and what would be done may be asked.
+#[tokio::test]
+async fn while_the_audit_log_fails_tokens_are_held_and_not_let_go() {
+    let host = Host::new();
+    let token = host.issue().await.unwrap();
+    let one = || Chosen::Handles(vec![Handle(token.split('_').nth(1).unwrap().to_owned())]);
+    let all = || Chosen::Filter(Filter::from(Condition::All));
+    let log = host.dir.path().join("audit.log");
+    // Also for root no file can be made where a directory is.
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    assert_eq!(host.hold(Verb::Suspend, all(), false).await, Ok(1));
+    assert_eq!(host.validate(&token).await.reason, Some(Reason::Suspended));
+    for which in [one(), all()] {
+        assert_eq!(host.hold(Verb::Resume, which, false).await, Err(ErrorCode::Unavailable));
+    }
+    for which in [one(), all()] {
+        assert_eq!(host.hold(Verb::Resume, which, true).await, Ok(1));
+    }
+    assert_eq!(host.validate(&token).await.reason, Some(Reason::Suspended));
+
+    std::fs::remove_dir(&log).unwrap();
+    let resumed = async {
+        loop {
+            match host.hold(Verb::Resume, all(), false).await {
+                Err(ErrorCode::Unavailable) => tokio::task::yield_now().await,
+                resumed => break resumed,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, resumed).await.expect("the log is tried again"), Ok(1));
+    assert!(host.validate(&token).await.active);
+    assert_eq!((host.lines("suspend"), host.lines("resume")), (1, 1));
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bearerd::store::record::{LastUse, Rotation, TokenRecord};
-use bearerd::store::{Committed, Effect, Fault, IndexTag, Scan, Store, StoreError, StoreOptions, Txn};
+use bearerd::store::record::{Rotation, TokenRecord};
+use bearerd::store::{Committed, Effect, Fault, IndexTag, Scan, Store, StoreError, StoreOptions, Txn, UseNote};
 use bearerd::time::{Clock, UnixTime, manual::ManualTime};
 use bearerd::token::TokenId;
 
@@ -59,8 +59,8 @@ fn issued(store: &Store, n: u64) {
     block_on(issue(store, n)).unwrap().unwrap();
 }
 
-fn last_use(at: UnixTime, count: u64) -> LastUse {
-    LastUse { at, unit: Some("app.service".to_owned()), uid: 7, from: None, count, by: Vec::new() }
+fn last_use(at: UnixTime, count: u64) -> UseNote<'static> {
+    UseNote { at, unit: Some("app.service"), uid: 7, from: None, count }
 }
 
 mod jobs {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use bearerd::store::{Boot, Effect, FileOptions, Store, StoreError, StoreFile, Txn};
+use bearerd::store::{Boot, Effect, FileOptions, Store, StoreError, StoreFile, Txn, UseNote};
 use bearerd::vault::{KeyHeader, KeySource, Keyring};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -222,7 +222,7 @@ mod refusals {
             assert_eq!(boot.generation, 50);
             for n in 0..50 {
                 match store.lookup(id(n)) {
-                    Ok(found) => assert!(found.record.is_none_or(|found| *found == token(n)), "page {page}"),
+                    Ok(found) => assert!(found.record.is_none_or(|found| **found == token(n)), "page {page}"),
                     Err(_) => met += 1,
                 }
             }
@@ -238,10 +238,8 @@ fn the_file_shows_no_names_subjects_or_labels() {
     let disk = SimDisk::new();
     let store = create(&disk);
     issue_some(&store, 0..20);
-    let unit = Some("app.service".to_owned());
-    let last =
-        bearerd::store::record::LastUse { at: simdisk::START, unit, uid: 7, from: None, count: 1, by: Vec::new() };
-    store.note_use(id(1), last);
+    let unit = Some("app.service");
+    store.note_use(id(1), UseNote { at: simdisk::START, unit, uid: 7, from: None, count: 1 });
     store.seal_stored(b"the audit's seal".to_vec(), 3);
     block_on(store.flush()).unwrap();
     let image = disk.bytes();

@@ -6,9 +6,12 @@ mod simdisk;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bearerd::protocol::message::{Answer, Ask, Issue, Rate, Validate};
+use bearerd::protocol::message::{
+    Answer, Ask, Chosen, Condition, Edit, Filter, Handle, Hold, Issue, Rate, Revoke, State, Validate, Which,
+};
+use bearerd::registry::view;
 use bearerd::store::Effect;
-use bearerd::token::TokenId;
+use bearerd::token::{Token, TokenId};
 use host::{Host, ask, own_uid};
 use simdisk::Fail;
 
@@ -499,4 +502,56 @@ async fn strangers_are_told_one_of_two_reasons() {
     for wrong in [wrong_id, wrong_secret, wrong_kind] {
         assert_eq!(host.validate(&wrong.reveal()).await, "unknown");
     }
+}
+
+// ---- what goes with a verdict
+
+/// The facts are encoded once for each state of a record: never those of another.
+#[tokio::test]
+async fn the_facts_that_are_written_are_those_of_the_record_as_it_is() {
+    let host = Host::new("");
+    let token =
+        host.issue(Issue { subject: Some("alice".into()), scopes: some(&["a", "b"]), ..Issue::default() }).await;
+    let id = Token::parse(&token).unwrap().id;
+    let handle = Handle(id.to_string());
+    let by_subject = || Filter::from(Condition::Subject("alice".into()));
+    let rename = Edit { name: Some("renamed".into()), ..Edit::of(handle.clone()) };
+    let hold = || Hold { which: Chosen::Filter(by_subject()), reason: None, dry_run: false };
+    let revoke = Revoke { which: Which::Handles(vec![handle.clone()]), reason: Some("leaked".into()), dry_run: false };
+    let changes = [
+        Ask::Status,
+        Ask::Edit(rename),
+        Ask::Edit(Edit { drop_scopes: some(&["b"]), ..Edit::of(handle) }),
+        Ask::Suspend(hold()),
+        Ask::Resume(hold()),
+        Ask::Revoke(revoke),
+    ];
+    let mut seen = Vec::new();
+    for change in changes {
+        if let Answer::Error(failure) = host.answer(&host.owner(), change).await {
+            panic!("{failure}");
+        }
+        // Twice: as it is read, and as it is kept.
+        for _ in 0..2 {
+            let told = host.written(&token).await.token.unwrap();
+            assert_eq!(told.facts, view::facts(&host.record_of(id)));
+            assert_eq!(told.state, host.record_of(id).state(host.now()));
+            seen.push((told.facts.name.clone(), told.facts.scopes.len(), told.state));
+        }
+    }
+    let states: Vec<State> = seen.iter().step_by(2).map(|(.., state)| *state).collect();
+    let (good, held, ended) = (State::Active, State::Suspended, State::Revoked);
+    assert_eq!(states, [good, good, good, held, good, ended]);
+    assert_eq!((&seen[0].0[..], seen[0].1, &seen[2].0[..], seen[4].1), ("t", 2, "renamed", 1));
+}
+
+/// What the clock alone changes goes with facts that were encoded before.
+#[tokio::test]
+async fn the_state_is_that_of_the_answer_whatever_is_kept() {
+    let host = Host::new("");
+    let token = host.issue(Issue { ttl: Some(MINUTE), ..Issue::default() }).await;
+    assert_eq!(host.written(&token).await.token.unwrap().state, State::Active);
+    host.hands.pass(MINUTE);
+    let verdict = host.written(&token).await;
+    assert_eq!((verdict.active, verdict.token.unwrap().state), (false, State::Expired));
 }

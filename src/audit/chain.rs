@@ -193,13 +193,12 @@ impl<'a> RawLine<'a> {
 /// Appends the line of a body that begins at `from` in `buffer`: `,"mac":"…"}` and the newline.
 pub(super) fn finish_line(buffer: &mut Vec<u8>, from: usize, previous: Mac, key: &dyn AuditMac) -> Mac {
     let mac = previous.next(key, &buffer[from..]);
-    buffer.extend_from_slice(MAC_MARK);
-    for byte in mac.0 {
-        for nibble in [byte >> 4, byte & 15] {
-            buffer.push(b"0123456789abcdef"[usize::from(nibble)]);
-        }
+    let mut tail = *b",\"mac\":\"0000000000000000000000000000000000000000000000000000000000000000\"}\n";
+    for (pair, byte) in tail[MAC_MARK.len()..].chunks_exact_mut(2).zip(mac.0) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
-    buffer.extend_from_slice(b"\"}\n");
+    buffer.extend_from_slice(&tail);
     mac
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -15,6 +16,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::AuditError;
 use super::chain::{RawLine, read_line};
+use super::shared::lock;
 
 /// How far ahead room is allocated, in bytes.
 pub(super) const RESERVE_AHEAD: u64 = 4 * 1024 * 1024;
@@ -37,30 +39,31 @@ pub(super) struct Space {
     pub(super) total_bytes: u64,
 }
 
-/// What the writer does with the log's file.
-pub(super) trait LogFile: Send {
+/// What the writer does with the log's file; one thread syncs it while another appends.
+pub(super) trait LogFile: Send + Sync {
     /// Appends all of `bytes`; after an error any part of them may be in the file.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn append(&self, bytes: &[u8]) -> io::Result<()>;
     /// Cuts the file to `len` bytes.
-    fn truncate(&mut self, len: u64) -> io::Result<()>;
+    fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes what was written durable (fdatasync).
-    fn sync(&mut self) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
     /// Length and identity.
     fn state(&self) -> io::Result<FileState>;
     /// Allocates `len` bytes from `offset` on, without making the file longer. `Unsupported` where it can't be done.
-    fn reserve(&mut self, offset: u64, len: u64) -> io::Result<()>;
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Space on its file system.
     fn space(&self) -> io::Result<Space>;
     /// After a failed sync: takes a new handle, which knows of no old error, and writes the bytes from `from` to `to`
     /// again, because the kernel may hold them as clean although the disk has not got them.
-    fn rewrite(&mut self, from: u64, to: u64) -> io::Result<()>;
+    fn rewrite(&self, from: u64, to: u64) -> io::Result<()>;
     /// A handle of its own for reading from the beginning.
     fn reader(&self) -> io::Result<File>;
 }
 
 /// The real file.
 pub(super) struct DiskLog {
-    file: File,
+    /// Another one after [`LogFile::rewrite`]. Only cloned under the lock, never used: a sync must hold up no append.
+    file: Mutex<Arc<File>>,
 }
 
 impl DiskLog {
@@ -105,50 +108,54 @@ impl DiskLog {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         }
-        Ok(Self { file })
+        Ok(Self { file: Mutex::new(Arc::new(file)) })
+    }
+
+    fn file(&self) -> Arc<File> {
+        Arc::clone(&lock(&self.file))
     }
 }
 
 impl LogFile for DiskLog {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        (&*self.file()).write_all(bytes)
     }
 
-    fn truncate(&mut self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file().set_len(len)
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+    fn sync(&self) -> io::Result<()> {
+        self.file().sync_data()
     }
 
     fn state(&self) -> io::Result<FileState> {
-        let metadata = self.file.metadata()?;
+        let metadata = self.file().metadata()?;
         Ok(FileState { len: metadata.len(), inode: metadata.ino(), deleted: metadata.nlink() == 0 })
     }
 
-    fn reserve(&mut self, offset: u64, len: u64) -> io::Result<()> {
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         let (offset, len) = match (i64::try_from(offset), i64::try_from(len)) {
             (Ok(offset), Ok(len)) => (offset, len),
             _ => return Err(io::ErrorKind::FileTooLarge.into()),
         };
-        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+        match fallocate(&self.file(), FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(io::ErrorKind::Unsupported.into()),
             result => Ok(result?),
         }
     }
 
     fn space(&self) -> io::Result<Space> {
-        let stat = fstatvfs(&self.file)?;
+        let stat = fstatvfs(&self.file())?;
         // The types are not u64 on every architecture.
         #[allow(clippy::useless_conversion, reason = "u32 on 32-bit machines")]
         let of = |blocks| u64::from(stat.fragment_size()).saturating_mul(u64::from(blocks));
         Ok(Space { free_bytes: of(stat.blocks_available()), total_bytes: of(stat.blocks()) })
     }
 
-    fn rewrite(&mut self, from: u64, to: u64) -> io::Result<()> {
+    fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
         // Through /proc, because the name may be another file's by now.
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let own = format!("/proc/self/fd/{}", self.file().as_raw_fd());
         let fresh = OpenOptions::new().read(true).append(true).open(&own)?;
         let writer = OpenOptions::new().read(true).write(true).open(&own)?;
         let mut chunk = vec![0; 1024 * 1024];
@@ -160,12 +167,12 @@ impl LogFile for DiskLog {
             at += len as u64;
         }
         writer.sync_data()?;
-        self.file = fresh;
+        *lock(&self.file) = Arc::new(fresh);
         Ok(())
     }
 
     fn reader(&self) -> io::Result<File> {
-        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        File::open(format!("/proc/self/fd/{}", self.file().as_raw_fd()))
     }
 }
 

@@ -15,8 +15,10 @@ pub(super) struct Generations {
     through: u64,
     /// Durable ranges beyond, by their first generation.
     beyond: BTreeMap<u64, u64>,
-    /// Written since the last sync.
+    /// Written since the last sync began.
     written: Vec<u64>,
+    /// Written before the sync that is under way.
+    syncing: Vec<u64>,
     newest: u64,
 }
 
@@ -25,7 +27,8 @@ impl Generations {
     pub(super) fn new(newest: u64, owed: impl IntoIterator<Item = u64>) -> Self {
         let mut owed: Vec<u64> = owed.into_iter().collect();
         owed.sort_unstable();
-        let mut generations = Self { through: newest, beyond: BTreeMap::new(), written: Vec::new(), newest };
+        let mut generations =
+            Self { through: newest, beyond: BTreeMap::new(), written: Vec::new(), syncing: Vec::new(), newest };
         if let Some(first) = owed.first() {
             generations.through = first.saturating_sub(1);
             for (i, generation) in owed.iter().enumerate() {
@@ -53,18 +56,34 @@ impl Generations {
         self.written.push(generation);
     }
 
-    /// What was written is durable now.
-    pub(super) fn synced(&mut self) {
-        let mut written = std::mem::take(&mut self.written);
+    /// A sync begins: it speaks for what has been written, and for nothing that is written meanwhile.
+    pub(super) fn sync_began(&mut self) {
+        self.syncing.append(&mut self.written);
+    }
+
+    /// It has ended.
+    pub(super) fn sync_ended(&mut self, durable: bool) {
+        let mut written = std::mem::take(&mut self.syncing);
+        if !durable {
+            self.written.append(&mut written);
+            return;
+        }
         written.sort_unstable();
         for generation in written {
             self.insert(generation);
         }
     }
 
+    /// All that was written is durable now.
+    pub(super) fn synced(&mut self) {
+        self.sync_began();
+        self.sync_ended(true);
+    }
+
     /// What was written is not known to be there: it is told again.
     pub(super) fn unwritten(&mut self) {
         self.written.clear();
+        self.syncing.clear();
     }
 
     /// All up to this one are durable in the log.
@@ -122,6 +141,22 @@ mod tests {
         generations.unwritten();
         generations.synced();
         assert_eq!(generations.through(), 12);
+    }
+
+    #[test]
+    fn a_sync_speaks_for_what_was_written_before_it_began() {
+        let mut generations = Generations::new(0, []);
+        generations.wrote(1);
+        generations.sync_began();
+        generations.wrote(2);
+        generations.sync_ended(true);
+        assert_eq!(generations.through(), 1);
+        generations.sync_began();
+        generations.wrote(3);
+        generations.sync_ended(false);
+        assert_eq!(generations.through(), 1, "a failed one speaks for nothing");
+        generations.synced();
+        assert_eq!(generations.through(), 3);
     }
 
     #[test]

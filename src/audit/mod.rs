@@ -8,15 +8,16 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `event` `escape` | what happened; its JSON line, harmless whatever peers wrote |
+//! | `event` `escape` `text` | what happened; its JSON line, harmless whatever peers wrote |
 //! | `chain` `verify` | the keyed chain, seals, and what was done to a log |
 //! | `file` `recover` | audit.log on the disk; where the chain goes on after a start or a surprise |
-//! | `shared` `writer` `generations` | the queue, the one thread that writes, what the outbox may drop |
-//! | `writer/heal` `writer/room` | what the writer does when the file fails or was meddled with; the room it takes ahead |
+//! | `shared` `writer` `generations` | the queue, the one writer of the file, what the outbox may drop |
+//! | `writer/flusher` `writer/keeper` `writer/disk` | who writes: a thread that does nothing else, and one for what takes time; syncs beside both |
+//! | `writer/heal` `writer/room` `writer/sync` | what the writer does when the file fails or was meddled with; the room it takes ahead; what is durable and sealed |
 //! | `options` `report` | what it is told, what it finds and how it does |
-//! | `receipt` | waiting for a line, at most so long |
+//! | `receipt` `spin` | waiting for a line, at most so long; looking again before sleeping |
 //! | `coalesce` `budget` | one line for many; how many lines a uid may cause |
-//! | `syslog` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
+//! | `syslog` `teller` `drops` | each line to /dev/log, never blocking; when what it did not take is told |
 //! | `query` `view` | reading it back: filters, pages, summaries |
 //! | `since` | what it tells of the time after a backup |
 #![forbid(unsafe_code)]
@@ -36,7 +37,10 @@ mod recover;
 mod report;
 mod shared;
 mod since;
+mod spin;
 mod syslog;
+mod teller;
+mod text;
 mod verify;
 mod view;
 mod writer;
@@ -59,7 +63,7 @@ pub use coalesce::{KeyHasher, UseKey};
 pub use event::{AuditEvent, EventKind, UnknownEvent};
 pub use options::{AuditBoot, AuditError, AuditOptions};
 pub use query::{Filter, PAGE_LINES_MAX, Page, QueryError, Summary, SummaryRow};
-pub use receipt::{Receipt, Unavailable};
+pub use receipt::{Receipt, Unavailable, linger};
 pub use recover::LogState;
 pub use report::{Health, OpenReport};
 pub use since::{Line, Since, since};
@@ -73,7 +77,7 @@ use receipt::Pending;
 use report::look;
 use shared::{Class, Command, Job, Shared, lock};
 use verify::verify_to;
-use writer::{OnSeal, Setup, Wrap, Writer};
+use writer::{Keeper, OnSeal, Setup, Wrap};
 
 /// Refusals share a line for at least this long, also where every use is to have its own: anyone can cause them.
 const REFUSALS_SHARE: Duration = Duration::from_secs(1);
@@ -132,7 +136,7 @@ impl Audit {
         clock: Arc<Clock>,
         on_seal: Box<dyn Fn(Seal, u64) + Send>,
     ) -> Result<(Self, OpenReport), AuditError> {
-        Self::open_on(options, key, boot, clock, on_seal, Box::new(|log: DiskLog| Box::new(log)))
+        Self::open_on(options, key, boot, clock, on_seal, Box::new(|log: DiskLog| Arc::new(log)))
     }
 
     fn open_on(
@@ -183,9 +187,9 @@ impl Audit {
         let setup =
             Setup { shared: Arc::clone(&shared), options: options.clone(), key: Arc::clone(&key), on_seal, wrap };
         let report = OpenReport { owed: owed.len(), ..report };
-        let writer = Writer::open(setup, found, generations, owed)?;
+        let keeper = Keeper::open(setup, found, generations, owed)?;
         let thread =
-            std::thread::Builder::new().name("audit".to_owned()).spawn(|| writer.run()).map_err(AuditError::Thread)?;
+            std::thread::Builder::new().name("audit".to_owned()).spawn(|| keeper.run()).map_err(AuditError::Thread)?;
         let inner = Inner { shared, options, key, sealed, thread: Mutex::new(Some(thread)) };
         Ok((Self(Arc::new(inner)), report))
     }

@@ -282,7 +282,7 @@ fn cut(file: &Opened, found: &Walk) -> io::Result<Cut> {
 /// When the file can't be opened or is not fit to be trusted.
 pub(super) fn adopt(path: &Path, mode: u32, group: Option<u32>, mut survey: Survey) -> Result<Adopted, AuditError> {
     let failed = |source| AuditError::Open { path: path.to_owned(), source };
-    let mut log = DiskLog::open(path, mode, group)?;
+    let log = DiskLog::open(path, mode, group)?;
     let (mut lost, mut left) = (Vec::new(), false);
     for cut in &survey.cuts {
         let done = if cut.path == path { log.truncate(cut.from) } else { truncate_sibling(cut) };

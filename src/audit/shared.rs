@@ -13,10 +13,19 @@ use super::budget::Budget;
 use super::coalesce::Coalescer;
 use super::event::AuditEvent;
 use super::receipt::Pending;
+use super::spin::Spin;
+use super::teller::Told;
+use super::writer::{Ended, Writer};
 use crate::time::Clock;
 
 /// Bytes of droppable events that wait for the writer, at most.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long lines are gathered for syslog.
+const TELL_AFTER: Duration = Duration::from_millis(1);
+/// How soon a syslog whose queue was full is tried again.
+const TELL_AGAIN: Duration = Duration::from_micros(200);
+/// The keeper's longest sleep while it waits for one of the others, who wakes it.
+const NAP: Duration = Duration::from_secs(1);
 /// Room in the file below which a change is refused before its commit: the longest line.
 pub(super) const ROOM_NEEDED_BYTES: u64 = super::event::LINE_MAX as u64;
 
@@ -69,15 +78,39 @@ struct Queue {
     weight: usize,
     commands: Vec<(Command, Answer)>,
     closed: bool,
-    /// The writer sleeps and must be woken.
+    /// Where the writer is while nobody writes.
+    writer: Option<Box<Writer>>,
+    /// The keeper waits for it, or is asked to take it: the flusher leaves it alone.
+    wanted: bool,
+    /// There is a flusher.
+    flusher: bool,
+    /// It sleeps until it is woken.
+    flusher_idle: bool,
+    /// Lines that syslog has not been told of.
+    told: Vec<Told>,
+    /// What has been done on the disk meanwhile.
+    ended: Vec<Ended>,
+    /// The keeper sleeps until it is woken.
     idle: bool,
 }
 
-/// What the writer takes from the queue at once.
-pub(super) struct Taken {
-    pub(super) jobs: Vec<Job>,
+/// What the keeper has to do.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) told: Vec<Told>,
     pub(super) commands: Vec<(Command, Answer)>,
+    pub(super) ended: Vec<Ended>,
     pub(super) closed: bool,
+    /// Something that needs the writer.
+    pub(super) work: bool,
+}
+
+/// What there is for the flusher.
+pub(super) enum Lent {
+    /// Lines to be written.
+    Writer(Box<Writer>, Vec<Job>),
+    /// Nothing, ever again.
+    Over,
 }
 
 /// Numbers for status and metrics.
@@ -115,10 +148,15 @@ pub(super) struct Shared {
     began: Instant,
     /// Microseconds after `began`, plus one, at which the writer went into a system call that may hang; 0 when in none.
     busy_since: AtomicU64,
+    /// The same of what is done to the file beside it.
+    disk_busy_since: AtomicU64,
+    /// There may be something for the flusher: what it looks at before it sleeps.
+    queued: AtomicBool,
     failing: AtomicBool,
     fault: Mutex<Option<String>>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    wake_flusher: Condvar,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,10 +182,13 @@ impl Shared {
             max_wait,
             began: Instant::now(),
             busy_since: AtomicU64::new(0),
+            disk_busy_since: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             fault: Mutex::new(None),
             queue: Mutex::default(),
             wake: Condvar::new(),
+            wake_flusher: Condvar::new(),
         }
     }
 
@@ -160,7 +201,11 @@ impl Shared {
         }
         queue.weight += weight;
         queue.jobs.push(job);
-        self.wake(queue);
+        if queue.flusher && !queue.wanted {
+            self.rouse(queue);
+        } else {
+            self.wake(queue);
+        }
         true
     }
 
@@ -187,6 +232,7 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
+        self.wake_flusher.notify_one();
         self.wake(queue);
     }
 
@@ -197,23 +243,163 @@ impl Shared {
         }
     }
 
-    /// The writer's side: everything queued, or nothing once `until` has come.
-    pub(super) fn take(&self, until: Instant) -> Taken {
-        let mut queue = lock(&self.queue);
-        while queue.jobs.is_empty() && queue.commands.is_empty() && !queue.closed {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            queue.idle = true;
-            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+    fn rouse(&self, mut queue: MutexGuard<'_, Queue>) {
+        self.queued.store(true, Relaxed);
+        if std::mem::take(&mut queue.flusher_idle) {
+            drop(queue);
+            self.wake_flusher.notify_one();
         }
+    }
+
+    /// The keeper sleeps, at most so long.
+    fn doze<'a>(&self, mut queue: MutexGuard<'a, Queue>, nap: Duration) -> MutexGuard<'a, Queue> {
+        queue.idle = true;
+        let mut queue = self.wake.wait_timeout(queue, nap).unwrap_or_else(PoisonError::into_inner).0;
         queue.idle = false;
+        queue
+    }
+
+    /// The keeper's side: what there is to do, or nothing once `until` has come. `backlog`: syslog is to be tried again.
+    pub(super) fn turn(&self, until: Instant, backlog: bool) -> Turn {
+        let mut queue = lock(&self.queue);
+        let mut tell_at = backlog.then(|| Instant::now() + TELL_AGAIN);
+        loop {
+            let work = queue.wanted
+                || queue.closed
+                || !queue.commands.is_empty()
+                || !queue.ended.is_empty()
+                || (!queue.flusher && !queue.jobs.is_empty());
+            let now = Instant::now();
+            if tell_at.is_none() && !queue.told.is_empty() {
+                tell_at = Some(now + TELL_AFTER);
+            }
+            let at = tell_at.map_or(until, |at| at.min(until));
+            if work || now >= at {
+                let queue = &mut *queue;
+                return Turn {
+                    told: std::mem::take(&mut queue.told),
+                    commands: std::mem::take(&mut queue.commands),
+                    ended: std::mem::take(&mut queue.ended),
+                    closed: queue.closed,
+                    work,
+                };
+            }
+            queue = self.doze(queue, at - now);
+        }
+    }
+
+    /// The keeper takes the writer, and what is queued for it.
+    pub(super) fn hold(&self) -> (Box<Writer>, Vec<Job>) {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(writer) = queue.writer.take() {
+                queue.wanted = false;
+                queue.weight = 0;
+                return (writer, std::mem::take(&mut queue.jobs));
+            }
+            queue.wanted = true;
+            queue = self.doze(queue, NAP);
+        }
+    }
+
+    /// The keeper is done with it.
+    pub(super) fn put_back(&self, mut writer: Box<Writer>) {
+        let mut queue = lock(&self.queue);
+        self.add_told(&mut queue, &mut writer);
+        queue.writer = Some(writer);
+        // What came meanwhile; without a flusher the keeper looks by itself.
+        if queue.flusher && !queue.wanted && !queue.jobs.is_empty() {
+            self.rouse(queue);
+        }
+    }
+
+    /// More lines for it, for the keeper that has the writer.
+    pub(super) fn take_jobs(&self) -> Vec<Job> {
+        let mut queue = lock(&self.queue);
         queue.weight = 0;
-        Taken {
-            jobs: std::mem::take(&mut queue.jobs),
-            commands: std::mem::take(&mut queue.commands),
-            closed: queue.closed,
+        std::mem::take(&mut queue.jobs)
+    }
+
+    /// The lines that syslog has not been told of, those that `writer` has just written among them.
+    pub(super) fn take_told(&self, writer: &mut Writer) -> Vec<Told> {
+        let mut queue = lock(&self.queue);
+        self.add_told(&mut queue, writer);
+        std::mem::take(&mut queue.told)
+    }
+
+    fn add_told(&self, queue: &mut Queue, writer: &mut Writer) {
+        let mut told = writer.take_told();
+        if queue.told.is_empty() {
+            queue.told = told;
+        } else {
+            queue.told.append(&mut told);
+        }
+    }
+
+    /// Something that was done on the disk has ended.
+    pub(super) fn ended(&self, ended: Ended) {
+        let mut queue = lock(&self.queue);
+        queue.ended.push(ended);
+        self.wake(queue);
+    }
+
+    /// The keeper, with the writer in hand, waits for that.
+    pub(super) fn await_ended(&self) -> Vec<Ended> {
+        let mut queue = lock(&self.queue);
+        while queue.ended.is_empty() {
+            queue = self.doze(queue, NAP);
+        }
+        std::mem::take(&mut queue.ended)
+    }
+
+    /// From now on there is a flusher.
+    pub(super) fn flusher_comes(&self) {
+        lock(&self.queue).flusher = true;
+    }
+
+    /// The flusher's side: the writer, once there is something to write and the keeper has no need of it.
+    pub(super) fn lend(&self, spin: &mut Spin) -> Lent {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.closed {
+                return Lent::Over;
+            }
+            if !queue.wanted
+                && !queue.jobs.is_empty()
+                && let Some(writer) = queue.writer.take()
+            {
+                queue.weight = 0;
+                return Lent::Writer(writer, std::mem::take(&mut queue.jobs));
+            }
+            self.queued.store(false, Relaxed);
+            drop(queue);
+            let found = spin.until(|| self.queued.load(Relaxed));
+            queue = lock(&self.queue);
+            if !found && !self.queued.load(Relaxed) && !queue.closed {
+                let asleep = Instant::now();
+                queue.flusher_idle = true;
+                queue = self.wake_flusher.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.flusher_idle = false;
+                spin.slept(asleep.elapsed());
+            }
+        }
+    }
+
+    /// It is done; `left` is what only the keeper may write.
+    pub(super) fn give_back(&self, mut writer: Box<Writer>, left: Option<Vec<Job>>) {
+        let mut queue = lock(&self.queue);
+        let first = queue.told.is_empty();
+        self.add_told(&mut queue, &mut writer);
+        queue.wanted |= left.is_some() || writer.reserve_due();
+        if let Some(mut left) = left {
+            queue.weight += left.iter().map(|job| job.event.weight()).sum::<usize>();
+            left.append(&mut queue.jobs);
+            queue.jobs = left;
+        }
+        queue.writer = Some(writer);
+        // Once for many: after the first it knows that there is something to tell.
+        if queue.wanted || (first && !queue.told.is_empty()) {
+            self.wake(queue);
         }
     }
 
@@ -223,14 +409,30 @@ impl Shared {
 
     /// The writer goes into a system call that may hang.
     pub(super) fn busy(&self) -> Busy<'_> {
-        self.busy_since.store(self.micros() + 1, Relaxed);
-        Busy(self)
+        self.enter(&self.busy_since)
     }
 
-    /// Whether the writer hangs in a system call.
+    /// What is done beside it does.
+    pub(super) fn disk_busy(&self) -> Busy<'_> {
+        self.enter(&self.disk_busy_since)
+    }
+
+    fn enter<'a>(&self, since: &'a AtomicU64) -> Busy<'a> {
+        since.store(self.micros() + 1, Relaxed);
+        Busy(since)
+    }
+
+    /// For how long somebody has been in a system call.
+    fn lasts(&self, since: &AtomicU64) -> Duration {
+        match since.load(Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_micros((self.micros() + 1).saturating_sub(since)),
+        }
+    }
+
+    /// Whether the disk hangs in a system call.
     pub(super) fn stuck(&self) -> bool {
-        let since = self.busy_since.load(Relaxed);
-        since != 0 && Duration::from_micros((self.micros() + 1).saturating_sub(since)) > self.max_wait
+        [&self.busy_since, &self.disk_busy_since].into_iter().any(|since| self.lasts(since) > self.max_wait)
     }
 
     /// Whether a line that is given now will probably be written in time.
@@ -255,10 +457,10 @@ impl Shared {
 }
 
 /// Ends with the system call.
-pub(super) struct Busy<'a>(&'a Shared);
+pub(super) struct Busy<'a>(&'a AtomicU64);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.busy_since.store(0, Relaxed);
+        self.0.store(0, Relaxed);
     }
 }

@@ -1,10 +1,9 @@
 //! Each line to syslog as well: RFC 3164 on `/dev/log`, facility authpriv, the message in logfmt.
 //!
-//! Invariant: it never blocks and never fails anything. A datagram that is not taken at once is dropped and counted.
+//! Invariant: it never blocks and never fails anything; what becomes of a datagram is said at once ([`Sent`]).
 //! One record is one datagram without a newline, at most [`MESSAGE_MAX`] bytes, so that no peer can forge a second one.
 //! The `syslog` crate formats; the socket is ours, because the crate's own never reconnects after a restart of syslog.
 
-use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -14,6 +13,7 @@ use syslog::{Facility, Formatter3164, LogFormat, Severity};
 use super::chain::Seal;
 use super::escape::{NAME_MAX, NOTE_MAX, visible};
 use super::event::{AuditEvent, EventKind};
+use super::text;
 use crate::token::Kind;
 
 /// Longest message, in bytes: what every syslog daemon takes whole.
@@ -22,16 +22,28 @@ const MESSAGE_MAX: usize = 2048;
 const SCOPES_BYTES_MAX: usize = 512;
 const SEVERITIES: [Severity; 3] = [Severity::LOG_NOTICE, Severity::LOG_WARNING, Severity::LOG_CRIT];
 
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is in the reader's queue.
+    Taken,
+    /// The queue is full.
+    Full,
+    /// Nobody is there to read.
+    Nowhere,
+}
+
 /// The way to syslog.
 pub(super) struct Syslog {
     path: PathBuf,
     socket: Option<UnixDatagram>,
+    /// The socket knows whom it sends to: the name is looked up once a second, not for each line.
+    connected: bool,
     formatter: Formatter3164,
     /// `<85>Nov 23 17:42:09 bearerd[814]: ` of each severity, and the second that they are of.
     headers: [Vec<u8>; 3],
     headers_of: Option<u64>,
     datagram: Vec<u8>,
-    dropped: u64,
 }
 
 impl Syslog {
@@ -45,16 +57,16 @@ impl Syslog {
         Self {
             path,
             socket: None,
+            connected: false,
             formatter,
             headers: Default::default(),
             headers_of: None,
             datagram: Vec::new(),
-            dropped: 0,
         }
     }
 
-    /// Sends an event that stands in the log as line `seq`; false when it was dropped.
-    pub(super) fn event(&mut self, event: &AuditEvent, seq: u64, generation: u64) -> bool {
+    /// Sends an event that stands in the log as line `seq`.
+    pub(super) fn event(&mut self, event: &AuditEvent, seq: u64, generation: u64) -> Sent {
         let severity = match event.event {
             EventKind::Canary | EventKind::Reuse => 2,
             EventKind::Deny | EventKind::Flood | EventKind::Gap | EventKind::Recovered => 1,
@@ -64,40 +76,50 @@ impl Syslog {
     }
 
     /// Sends what is fsynced to where the thief of this host can't reach it.
-    pub(super) fn seal(&mut self, seal: &Seal) -> bool {
+    pub(super) fn seal(&mut self, seal: &Seal) -> Sent {
         self.send(0, |out| {
-            let _ = write!(Utf8(out), "event=seal seq={} mac={} generation={}", seal.seq, seal.mac, seal.generation);
+            text::shown(
+                format_args!("event=seal seq={} mac={} generation={}", seal.seq, seal.mac, seal.generation),
+                out,
+            );
         })
     }
 
-    /// How many were dropped, ever.
-    pub(super) const fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    fn send(&mut self, severity: usize, message: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.freshen_headers();
+    fn send(&mut self, severity: usize, message: impl FnOnce(&mut Vec<u8>)) -> Sent {
+        self.freshen();
         self.datagram.clear();
         self.datagram.extend_from_slice(&self.headers[severity]);
         message(&mut self.datagram);
-        let sent = self.socket().is_ok_and(|()| {
-            self.socket.as_ref().is_some_and(|socket| socket.send_to(&self.datagram, &self.path).is_ok())
-        });
-        self.dropped += u64::from(!sent);
-        sent
+        // The second time to who listens now: syslog has been restarted.
+        for _ in 0..2 {
+            let sent = match (self.connect(), &self.socket) {
+                (Ok(()), Some(socket)) => socket.send(&self.datagram),
+                _ => return Sent::Nowhere,
+            };
+            match sent {
+                Ok(_) => return Sent::Taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Err(_) => self.connected = false,
+            }
+        }
+        Sent::Nowhere
     }
 
-    fn socket(&mut self) -> io::Result<()> {
+    fn connect(&mut self) -> io::Result<()> {
         if self.socket.is_none() {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
             self.socket = Some(socket);
         }
+        if let (false, Some(socket)) = (self.connected, &self.socket) {
+            socket.connect(&self.path)?;
+            self.connected = true;
+        }
         Ok(())
     }
 
     /// The formatter takes longer than everything else here together, and its header changes once a second.
-    fn freshen_headers(&mut self) {
+    fn freshen(&mut self) {
         let second = crate::time::wall_now().as_secs();
         if self.headers_of == Some(second) {
             return;
@@ -109,39 +131,54 @@ impl Syslog {
             }
         }
         self.headers_of = Some(second);
+        // Another one may listen at that name by now, though the old one still does.
+        self.connected = false;
     }
 }
 
 /// `event=use outcome=active id=… subject=… seq=…`, absent fields left out.
 fn logfmt(event: &AuditEvent, seq: u64, generation: u64, out: &mut Vec<u8>) {
-    let end = format!(" generation={} seq={seq}", event.generation.unwrap_or(generation));
-    let limit = out.len() + MESSAGE_MAX - end.len();
+    let generation = event.generation.unwrap_or(generation);
+    let limit = out.len() + MESSAGE_MAX - end_len(generation, seq);
     let mut pairs = Pairs { out, limit };
-    pairs.plain("event", Some(event.event));
-    pairs.text("outcome", event.outcome.as_deref(), NAME_MAX);
-    pairs.text("reason", event.reason.as_deref(), NAME_MAX);
-    pairs.plain("id", event.id);
-    pairs.text("name", event.name.as_deref(), NAME_MAX);
-    pairs.text("subject", event.subject.as_deref(), NAME_MAX);
-    pairs.plain("kind", event.kind.map(Kind::name));
+    pairs.put(" event=", Some(event.event.name()), word);
+    pairs.text(" outcome=", event.outcome.as_deref(), NAME_MAX);
+    pairs.text(" reason=", event.reason.as_deref(), NAME_MAX);
+    pairs.put(" id=", event.id, text::id);
+    pairs.text(" name=", event.name.as_deref(), NAME_MAX);
+    pairs.text(" subject=", event.subject.as_deref(), NAME_MAX);
+    pairs.put(" kind=", event.kind.map(Kind::name), word);
     if let Some(peer) = &event.peer {
-        pairs.plain("uid", Some(peer.uid));
-        pairs.plain("gid", Some(peer.gid));
-        pairs.plain("pid", Some(peer.pid));
-        pairs.text("unit", peer.unit.as_deref(), NOTE_MAX);
-        pairs.text("container", peer.container.as_deref(), NAME_MAX);
+        pairs.put(" uid=", Some(peer.uid.into()), text::number);
+        pairs.put(" gid=", Some(peer.gid.into()), text::number);
+        pairs.put(" pid=", Some(peer.pid), text::signed);
+        pairs.text(" unit=", peer.unit.as_deref(), NOTE_MAX);
+        pairs.text(" container=", peer.container.as_deref(), NAME_MAX);
     }
-    pairs.plain("from", event.from);
-    pairs.plain("from_asserted", event.from_asserted);
-    pairs.plain("count", event.count);
-    pairs.plain("first", event.first);
-    pairs.plain("last", event.last);
-    pairs.plain("cached", event.cached);
-    pairs.text("claimed_by", event.claimed_by.as_deref(), NAME_MAX);
-    pairs.text("audience", event.audience.as_deref(), NAME_MAX);
-    pairs.text("scopes", event.scopes.as_ref().map(|scopes| scopes.join(",")).as_deref(), SCOPES_BYTES_MAX);
-    pairs.text("note", event.note.as_deref(), NOTE_MAX);
-    out.extend_from_slice(end.as_bytes());
+    pairs.put(" from=", event.from, |from, out| text::shown(from, out));
+    pairs.put(" from_asserted=", event.from_asserted, |asserted, out| text::shown(asserted, out));
+    pairs.put(" count=", event.count, text::number);
+    pairs.put(" first=", event.first, text::time);
+    pairs.put(" last=", event.last, text::time);
+    pairs.put(" cached=", event.cached, |cached, out| text::shown(cached, out));
+    pairs.text(" claimed_by=", event.claimed_by.as_deref(), NAME_MAX);
+    pairs.text(" audience=", event.audience.as_deref(), NAME_MAX);
+    pairs.scopes(event.scopes.as_deref());
+    pairs.text(" note=", event.note.as_deref(), NOTE_MAX);
+    out.extend_from_slice(b" generation=");
+    text::number(generation, out);
+    out.extend_from_slice(b" seq=");
+    text::number(seq, out);
+}
+
+/// How long ` generation=… seq=…` is.
+fn end_len(generation: u64, seq: u64) -> usize {
+    let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
+    " generation= seq=".len() + digits(generation) + digits(seq)
+}
+
+fn word(word: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(word.as_bytes());
 }
 
 /// Writes `key=value` pairs, quoted where they must be. A pair that no longer fits is left out whole, so that no value
@@ -152,60 +189,63 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    fn pair(&mut self, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    /// `key` begins with the space that parts it from what stands before, if anything does.
+    fn put<T>(&mut self, key: &str, value: Option<T>, write: impl FnOnce(T, &mut Vec<u8>)) {
+        let Some(value) = value else { return };
         let before = self.out.len();
-        if !self.out.is_empty() && !self.out.ends_with(b" ") {
-            self.out.push(b' ');
-        }
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'=');
-        write(self.out);
+        let parted = matches!(self.out.last(), None | Some(b' '));
+        self.out.extend_from_slice(key[usize::from(parted)..].as_bytes());
+        write(value, self.out);
         if self.out.len() > self.limit {
             self.out.truncate(before);
         }
     }
 
-    fn plain(&mut self, key: &str, value: Option<impl fmt::Display>) {
-        if let Some(value) = value {
-            self.pair(key, |out| {
-                let _ = write!(Utf8(out), "{value}");
-            });
-        }
+    fn text(&mut self, key: &str, value: Option<&str>, max: usize) {
+        self.put(key, value, |value, out| {
+            if value.len() <= max && text::is_bare(value) {
+                word(value, out);
+            } else {
+                quoted(&visible(value, max), out);
+            }
+        });
     }
 
-    fn text(&mut self, key: &str, value: Option<&str>, max: usize) {
-        let Some(value) = value else { return };
-        let value = visible(value, max);
-        let bare = |c: u8| c.is_ascii_graphic() && !matches!(c, b'"' | b'=' | b'\\');
-        self.pair(key, |out| {
-            if !value.is_empty() && value.bytes().all(bare) {
-                out.extend_from_slice(value.as_bytes());
-                return;
+    fn scopes(&mut self, scopes: Option<&[String]>) {
+        self.put(" scopes=", scopes, |scopes, out| {
+            let len: usize = scopes.iter().map(|scope| scope.len() + 1).sum();
+            if scopes.is_empty() || len > SCOPES_BYTES_MAX || !scopes.iter().all(|scope| text::is_bare(scope)) {
+                return quoted(&visible(&scopes.join(","), SCOPES_BYTES_MAX), out);
             }
-            out.push(b'"');
-            for c in value.bytes() {
-                if matches!(c, b'"' | b'\\') {
-                    out.push(b'\\');
-                }
-                out.push(c);
+            for (i, scope) in scopes.iter().enumerate() {
+                word(if i == 0 { "" } else { "," }, out);
+                word(scope, out);
             }
-            out.push(b'"');
         });
     }
 }
 
-/// `fmt::Write` onto bytes.
-struct Utf8<'a>(&'a mut Vec<u8>);
-
-impl fmt::Write for Utf8<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
+/// What is harmless already, in quotes if it needs them.
+fn quoted(value: &str, out: &mut Vec<u8>) {
+    if text::is_bare(value) {
+        return word(value, out);
     }
+    out.push(b'"');
+    for c in value.bytes() {
+        if matches!(c, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(c);
+    }
+    out.push(b'"');
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::{self, Write as _};
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::peer::PeerLabel;
     use crate::time::UnixTime;
@@ -258,11 +298,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let mut syslog = Syslog::new(path.clone());
-        assert!(!syslog.event(&deny(), 1, 0), "nobody listens");
-        assert_eq!(syslog.dropped(), 1);
+        assert_eq!(syslog.event(&deny(), 1, 0), Sent::Nowhere);
 
         let listener = UnixDatagram::bind(&path).unwrap();
-        assert!(syslog.event(&deny(), 2, 0), "it comes back by itself");
+        assert_eq!(syslog.event(&deny(), 2, 0), Sent::Taken, "it comes back by itself");
         let mut buffer = [0; 4096];
         let len = listener.recv(&mut buffer).unwrap();
         let text = std::str::from_utf8(&buffer[..len]).unwrap();
@@ -270,15 +309,118 @@ mod tests {
         assert!(text.starts_with("<84>"), "{text}");
         assert!(text.contains(&format!(" bearerd[{}]: event=deny outcome=denied ", std::process::id())), "{text}");
 
-        // Nobody reads: the queue fills, and what does not fit is dropped at once.
-        let sent = (0..5000).take_while(|_| syslog.event(&deny(), 3, 0)).count();
-        assert!(sent < 5000);
-        assert_eq!(syslog.dropped(), 2);
+        // Nobody reads: the queue fills, and that is said at once.
+        assert!((0..5000).any(|_| syslog.event(&deny(), 3, 0) == Sent::Full));
 
         drop(listener);
         std::fs::remove_file(&path).unwrap();
-        assert!(!syslog.event(&deny(), 4, 0));
+        assert_eq!(syslog.event(&deny(), 4, 0), Sent::Nowhere);
         let _again = UnixDatagram::bind(&path).unwrap();
-        assert!(syslog.event(&deny(), 5, 0), "a restart of syslog is survived");
+        assert_eq!(syslog.event(&deny(), 5, 0), Sent::Taken, "a restart of syslog is survived");
+    }
+
+    /// The same message, each value by its own `Display`: slow, and plainly right.
+    fn plainly(event: &AuditEvent, seq: u64, generation: u64, out: &mut Vec<u8>) {
+        let end = format!(" generation={} seq={seq}", event.generation.unwrap_or(generation));
+        let limit = out.len() + MESSAGE_MAX - end.len();
+        let mut pairs = Plain { out, limit };
+        pairs.plain("event", Some(event.event));
+        pairs.text("outcome", event.outcome.as_deref(), NAME_MAX);
+        pairs.text("reason", event.reason.as_deref(), NAME_MAX);
+        pairs.plain("id", event.id);
+        pairs.text("name", event.name.as_deref(), NAME_MAX);
+        pairs.text("subject", event.subject.as_deref(), NAME_MAX);
+        pairs.plain("kind", event.kind.map(Kind::name));
+        if let Some(peer) = &event.peer {
+            pairs.plain("uid", Some(peer.uid));
+            pairs.plain("gid", Some(peer.gid));
+            pairs.plain("pid", Some(peer.pid));
+            pairs.text("unit", peer.unit.as_deref(), NOTE_MAX);
+            pairs.text("container", peer.container.as_deref(), NAME_MAX);
+        }
+        pairs.plain("from", event.from);
+        pairs.plain("from_asserted", event.from_asserted);
+        pairs.plain("count", event.count);
+        pairs.plain("first", event.first);
+        pairs.plain("last", event.last);
+        pairs.plain("cached", event.cached);
+        pairs.text("claimed_by", event.claimed_by.as_deref(), NAME_MAX);
+        pairs.text("audience", event.audience.as_deref(), NAME_MAX);
+        pairs.text("scopes", event.scopes.as_ref().map(|scopes| scopes.join(",")).as_deref(), SCOPES_BYTES_MAX);
+        pairs.text("note", event.note.as_deref(), NOTE_MAX);
+        out.extend_from_slice(end.as_bytes());
+    }
+
+    /// Writes `key=value` pairs, quoted where they must be. A pair that no longer fits is left out whole, so that no value
+    /// looks complete that is not.
+    struct Plain<'a> {
+        out: &'a mut Vec<u8>,
+        limit: usize,
+    }
+
+    impl Plain<'_> {
+        fn pair(&mut self, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+            let before = self.out.len();
+            if !self.out.is_empty() && !self.out.ends_with(b" ") {
+                self.out.push(b' ');
+            }
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.push(b'=');
+            write(self.out);
+            if self.out.len() > self.limit {
+                self.out.truncate(before);
+            }
+        }
+
+        fn plain(&mut self, key: &str, value: Option<impl fmt::Display>) {
+            if let Some(value) = value {
+                self.pair(key, |out| {
+                    let _ = write!(Utf8(out), "{value}");
+                });
+            }
+        }
+
+        fn text(&mut self, key: &str, value: Option<&str>, max: usize) {
+            let Some(value) = value else { return };
+            let value = visible(value, max);
+            let bare = |c: u8| c.is_ascii_graphic() && !matches!(c, b'"' | b'=' | b'\\');
+            self.pair(key, |out| {
+                if !value.is_empty() && value.bytes().all(bare) {
+                    out.extend_from_slice(value.as_bytes());
+                    return;
+                }
+                out.push(b'"');
+                for c in value.bytes() {
+                    if matches!(c, b'"' | b'\\') {
+                        out.push(b'\\');
+                    }
+                    out.push(c);
+                }
+                out.push(b'"');
+            });
+        }
+    }
+
+    /// `fmt::Write` onto bytes.
+    struct Utf8<'a>(&'a mut Vec<u8>);
+
+    impl fmt::Write for Utf8<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.extend_from_slice(text.as_bytes());
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_message_is_as_its_values_print(event in crate::audit::event::any_event(), seq in any::<u64>(), short in 0..9_u64) {
+            for (header, seq, generation) in [("", seq, short), ("<84>bearerd: ", short, seq)] {
+                let (mut message, mut plain) = (header.as_bytes().to_vec(), header.as_bytes().to_vec());
+                logfmt(&event, seq, generation, &mut message);
+                plainly(&event, seq, generation, &mut plain);
+                prop_assert_eq!(String::from_utf8(message).unwrap(), String::from_utf8(plain).unwrap());
+            }
+        }
     }
 }

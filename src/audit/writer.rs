@@ -1,41 +1,44 @@
-//! The one thread that writes audit.log: it gives lines their number and MAC, takes everything queued as one write, and
-//! answers only then.
+//! The one writer of audit.log: it gives lines their number and MAC, takes everything queued as one write, and answers
+//! only then. It is with whoever writes: the [`flusher`] as long as nothing is amiss, the [`Keeper`] for all else.
 //!
 //! Invariants: a batch is in the file whole or not at all (after an error the file is cut back, number and MAC with it);
 //! a change is never dropped; what else can't be written is counted, and told in a `gap` line once writing works again;
 //! nothing is sealed that was not fsynced, and a failed fsync is never taken for a later success.
 
+mod disk;
+mod flusher;
 mod heal;
+mod keeper;
 mod room;
+mod sync;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::chain::{AuditMac, Mac, Seal, finish_line};
-use super::coalesce::Closing;
-use super::drops::Drops;
 use super::event::{AuditEvent, EventKind};
 use super::file::{DiskLog, LogFile, RESERVE_AHEAD};
 use super::generations::Generations;
 use super::receipt::Standing;
 use super::recover::{Say, Survey, adopt};
-use super::shared::{Class, Command, Job, Shared, lock};
-use super::syslog::Syslog;
+use super::shared::{Class, Job, Shared, lock};
+use super::teller::Told;
 use super::{AuditError, AuditOptions};
-use crate::peer::PeerLabel;
 use crate::time::UnixTime;
 
-/// How often windows are ended and a failing file is tried again.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) use disk::Ended;
+pub(super) use keeper::Keeper;
+use sync::Snapshot;
+
 /// How often what is new is fsynced and sealed, by the daemon's clock.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// One write, at most about this many bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Puts something in the place of the real file: tests, a failing disk.
-pub(super) type Wrap = Box<dyn Fn(DiskLog) -> Box<dyn LogFile> + Send>;
+pub(super) type Wrap = Box<dyn Fn(DiskLog) -> Arc<dyn LogFile> + Send>;
 /// Takes a seal and the generation up to which the outbox may be emptied.
 pub(super) type OnSeal = Box<dyn Fn(Seal, u64) + Send>;
 
@@ -80,14 +83,13 @@ struct Built {
     seq: u64,
 }
 
-/// The thread's state.
+/// The state of the file and of the chain.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     options: AuditOptions,
     key: Arc<dyn AuditMac>,
-    on_seal: OnSeal,
     wrap: Wrap,
-    log: Box<dyn LogFile>,
+    log: Arc<dyn LogFile>,
     inode: u64,
     end: Place,
     synced: Place,
@@ -105,9 +107,15 @@ pub(super) struct Writer {
     unsynced: Vec<Arc<AuditEvent>>,
     generations: Generations,
     untold: Untold,
-    syslog: Option<Syslog>,
-    drops: Drops,
-    sealed_at: Duration,
+    /// Lines written, for syslog; `None` when it is off.
+    told: Option<Vec<Told>>,
+    /// The sync that is under way.
+    syncing: Option<Snapshot>,
+    /// What is being allocated: up to which offset.
+    reserving: Option<u64>,
+    /// Bytes between the last two seals, and where the file ended at the last.
+    pace: u64,
+    paced_from: u64,
     /// Up to which offset room is allocated; `None` where the file system can't.
     room_until: Option<u64>,
     /// How much is asked for; less once that much is not to be had, until the next tick.
@@ -119,23 +127,23 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Takes the log over as `survey` found it; writes what must be said first and what the outbox still owes.
-    pub(super) fn open(
-        setup: Setup,
+    fn open(
+        shared: Arc<Shared>,
+        options: AuditOptions,
+        key: Arc<dyn AuditMac>,
+        wrap: Wrap,
         survey: Survey,
         generations: Generations,
         owed: Vec<AuditEvent>,
     ) -> Result<Self, AuditError> {
-        let Setup { shared, options, key, on_seal, wrap } = setup;
         let adopted = adopt(&options.file, options.mode, options.group, survey)?;
         let place = Place { seq: adopted.seq, mac: adopted.mac, offset: adopted.offset };
-        let syslog = options.syslog.clone().map(Syslog::new);
-        let now = shared.clock.boottime();
+        let told = options.syslog.is_some().then(Vec::new);
         let mut writer = Self {
             log: wrap(adopted.log),
             shared,
             options,
             key,
-            on_seal,
             wrap,
             inode: adopted.inode,
             end: place,
@@ -150,9 +158,11 @@ impl Writer {
             unsynced: Vec::new(),
             generations,
             untold: Untold::default(),
-            syslog,
-            drops: Drops::default(),
-            sealed_at: now.saturating_sub(SEAL_EVERY),
+            told,
+            syncing: None,
+            reserving: None,
+            pace: 0,
+            paced_from: place.offset,
             room_until: Some(0),
             room_step: RESERVE_AHEAD,
             room_short: false,
@@ -166,40 +176,32 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Until it is told to stop, or nobody is left to tell it anything.
-    pub(super) fn run(mut self) {
-        let mut next_tick = Instant::now() + TICK;
-        loop {
-            let taken = self.shared.take(next_tick);
-            self.write(taken.jobs);
-            if Instant::now() >= next_tick {
-                self.tick();
-                next_tick = Instant::now() + TICK;
-            }
-            for (command, answer) in taken.commands {
-                let done = match command {
-                    Command::Tick => {
-                        self.tick();
-                        Ok(())
-                    }
-                    Command::Barrier => self.standing(),
-                    Command::Reopen => self.reopen(),
-                    Command::Stop => self.stop(),
-                };
-                // Who asked may have gone.
-                let _ = answer.send(done);
-            }
-            if taken.closed {
-                return;
-            }
-        }
-    }
-
     fn standing(&self) -> Result<(), String> {
         match self.fault {
             None => Ok(()),
             Some(_) => Err(self.untold.why.clone()),
         }
+    }
+
+    /// Writes `jobs` while nothing is amiss and no more than that is to be done; else they come back.
+    fn write_quick(&mut self, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+        let calm = self.fault.is_none()
+            && !self.options.sync
+            && !self.dirty
+            && self.say.is_empty()
+            && self.kept.is_empty()
+            && !self.gap_due();
+        if !calm {
+            return Err(jobs);
+        }
+        if !jobs.is_empty() {
+            if !self.is_as_left() {
+                return Err(jobs);
+            }
+            self.write_all(jobs.into());
+            self.count_room();
+        }
+        Ok(())
     }
 
     /// Writes `jobs` after what is owed, or disposes of them.
@@ -211,19 +213,29 @@ impl Writer {
         let mut queue: VecDeque<Job> = std::mem::take(&mut self.kept);
         self.kept_notes = 0;
         queue.extend(jobs);
+        if !queue.is_empty() || !self.say.is_empty() || self.gap_due() {
+            match self.settle() {
+                Ok(()) => self.write_all(queue),
+                Err(error) => {
+                    self.fail(Fault::Write, &error);
+                    queue.into_iter().for_each(|job| self.dispose(job));
+                }
+            }
+        }
+        self.shared.counters.kept.store(self.kept.len() as u64, Relaxed);
+        self.keep_room();
+    }
+
+    fn write_all(&mut self, mut queue: VecDeque<Job>) {
         while self.fault.is_none() && (!queue.is_empty() || !self.say.is_empty() || self.gap_due()) {
             self.write_batch(&mut queue);
         }
         queue.into_iter().for_each(|job| self.dispose(job));
         self.shared.counters.kept.store(self.kept.len() as u64, Relaxed);
-        self.keep_room();
     }
 
     /// One write of as much of the queue as fits in a batch.
     fn write_batch(&mut self, queue: &mut VecDeque<Job>) {
-        if let Err(error) = self.settle() {
-            return self.fail(Fault::Write, &error);
-        }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut place = self.end;
@@ -309,129 +321,15 @@ impl Writer {
         if !built.is_empty() {
             self.shared.appended.send_replace(place.seq);
         }
-        let Some(syslog) = &mut self.syslog else { return };
-        let boottime = self.shared.clock.boottime();
-        for Built { job, seq } in &built {
-            let sent = syslog.event(&job.event, *seq, self.generations.newest());
-            // A gap line that tells of drops must not call for another one.
-            let counts = !matches!(job.event.event, EventKind::Gap | EventKind::Seal);
-            self.drops.look(sent, counts, boottime);
-        }
-        counters.syslog_dropped.store(syslog.dropped(), Relaxed);
-    }
-
-    /// Ends windows, tries a failing file again, tells what was lost, seals.
-    fn tick(&mut self) {
-        self.room_step = RESERVE_AHEAD;
-        if self.fault.is_some() {
-            self.try_again();
-        }
-        self.untold.due = true;
-        let jobs = self.due(false);
-        self.write(jobs);
-        let now = self.shared.clock.boottime();
-        if now.saturating_sub(self.sealed_at) >= SEAL_EVERY {
-            self.look_at_space();
-            self.sync_and_seal();
-            self.sealed_at = now;
+        if let Some(told) = &mut self.told {
+            let generation = self.generations.newest();
+            told.extend(built.into_iter().map(|Built { job, seq }| Told { event: job.event, seq, generation }));
         }
     }
 
-    /// Lines whose time has come.
-    fn due(&mut self, all: bool) -> Vec<Job> {
-        let shared = Arc::clone(&self.shared);
-        let (now, boottime) = (shared.clock.now(), shared.clock.boottime());
-        let mut jobs = Vec::new();
-        let closing = |Closing { event, after, .. }| Job { after, ..Job::new(event, Class::Droppable) };
-        shared.uses.sweep(now, all, |ended| jobs.push(closing(ended)));
-        shared.refusals.sweep(now, all, |ended| {
-            if let Some(uid) = ended.uid {
-                lock(&shared.budget).charge(uid, boottime);
-            }
-            jobs.push(closing(ended));
-        });
-        // While the file fails they go on being counted where they are.
-        if self.fault.is_none() && (all || boottime.saturating_sub(self.sealed_at) >= SEAL_EVERY) {
-            let mut budget = lock(&shared.budget);
-            for flood in budget.floods(boottime) {
-                let mut event = AuditEvent::new(EventKind::Flood, flood.last);
-                event.outcome = Some("dropped".into());
-                event.peer = flood.uid.map(|uid| PeerLabel { pid: 0, uid, gid: u32::MAX, unit: None, container: None });
-                event.note = flood.uid.is_none().then(|| "of several users".to_owned());
-                (event.count, event.first, event.last) = (Some(flood.count), Some(flood.first), Some(flood.last));
-                jobs.push(Job::new(event, Class::Kept));
-            }
-            shared.counters.flooded.store(budget.flooded(), Relaxed);
-        }
-        if let Some(count) = self.drops.due(all, boottime) {
-            let mut event = AuditEvent::new(EventKind::Gap, now);
-            event.outcome = Some("dropped".into());
-            event.note = Some(format!("syslog dropped {count}"));
-            event.count = Some(count);
-            jobs.push(Job::new(event, Class::Kept));
-        }
-        jobs
-    }
-
-    fn sync(&mut self) -> bool {
-        let result = {
-            let _busy = self.shared.busy();
-            self.log.sync()
-        };
-        match result {
-            Ok(()) => {
-                self.synced = self.end;
-                self.generations.synced();
-                self.unsynced.clear();
-                true
-            }
-            Err(error) => {
-                self.fail(Fault::Sync, &error);
-                false
-            }
-        }
-    }
-
-    /// Makes durable what is new, and says so to the store and to syslog.
-    fn sync_and_seal(&mut self) {
-        if self.fault.is_some() || self.end == self.sealed || self.end.seq == 0 {
-            return;
-        }
-        if (self.synced != self.end || !self.unsynced.is_empty()) && !self.sync() {
-            return;
-        }
-        let seal = Seal {
-            seq: self.end.seq,
-            mac: self.end.mac,
-            offset: self.end.offset,
-            inode: self.inode,
-            generation: self.generations.newest(),
-            at: self.shared.clock.now(),
-            beyond: self.generations.beyond(),
-        };
-        self.sealed = self.end;
-        self.shared.counters.sealed_seq.store(seal.seq, Relaxed);
-        if let Some(syslog) = &mut self.syslog {
-            syslog.seal(&seal);
-            self.shared.counters.syslog_dropped.store(syslog.dropped(), Relaxed);
-        }
-        (self.on_seal)(seal, self.generations.through());
-    }
-
-    fn stop(&mut self) -> Result<(), String> {
-        // Nothing may come after the last seal.
-        self.shared.close();
-        let rest = self.shared.take(Instant::now());
-        self.write(rest.jobs);
-        if self.fault.is_some() {
-            self.try_again();
-        }
-        self.untold.due = true;
-        let jobs = self.due(true);
-        self.write(jobs);
-        self.sync_and_seal();
-        self.release_room();
-        self.standing()
+    /// What is to be told to syslog.
+    pub(super) fn take_told(&mut self) -> Vec<Told> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 

@@ -141,7 +141,6 @@ impl Client {
         message::changed(self.long(Question::Revoke(revoke), Repeat::Harmless).await?)
     }
 
-    /// One token: its facts, who uses it, and its neighbours in the rotation.
     /// Holds tokens until they are resumed. When it has returned, they are not good any more.
     ///
     /// # Errors
@@ -183,7 +182,7 @@ impl Client {
         message::rotated(self.long(Question::Rotate(rotate), Repeat::Unbegun).await?).map(|it| *it)
     }
 
-    /// One token's facts.
+    /// One token: its facts, who uses it, and its neighbours in the rotation.
     ///
     /// # Errors
     /// Any [`ClientError`].

@@ -132,7 +132,7 @@ pub(super) fn terms(content: &[u8], wants_page: bool) -> Result<Option<Terms>, C
 pub(super) enum Page {
     /// Not wanted, or not granted.
     None,
-    /// Granted, but it is not certain that the daemon's clock is ours: greeting again may show it.
+    /// Granted, but it did not come, or it is not certain that the daemon's clock is ours: greeting again may bring it.
     Doubtful,
     /// This.
     Seen(Arc<Seen>),
@@ -141,10 +141,8 @@ pub(super) enum Page {
 impl Page {
     /// What a greeting has brought: `before` is our CLOCK_BOOTTIME before it was sent, `daemons` what the hello says.
     pub(super) fn of(file: Option<OwnedFd>, before: Duration, daemons: Option<Duration>) -> Self {
-        let (Some(file), Some(daemons)) = (file, daemons) else { return Self::None };
-        if !page::agrees(before, daemons) {
-            return Self::Doubtful;
-        }
+        let Some(daemons) = daemons else { return Self::None };
+        let Some(file) = file.filter(|_| page::agrees(before, daemons)) else { return Self::Doubtful };
         let seen = Words::open(&file, page::WORDS).ok().and_then(|words| Seen::new(words).ok());
         seen.map_or(Self::None, |seen| Self::Seen(Arc::new(seen)))
     }

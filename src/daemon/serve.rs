@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
@@ -16,7 +17,7 @@ use super::reload;
 use crate::audit::{Audit, AuditEvent, EventKind};
 use crate::config::{Config, Paths};
 use crate::policy::{Own, SystemNames, identify};
-use crate::server::{self, Counters, ServerLimits};
+use crate::server::{self, Counters, ServerLimits, Workers};
 use crate::service::{Connections, KeyPlaces, Parts, Places, Service, Sweeper};
 use crate::store::Store;
 use crate::systemd::{Notifier, credentials_directory, watchdog_interval};
@@ -24,7 +25,9 @@ use crate::time::Clock;
 
 /// How often names of the policy that did not resolve are tried again.
 const RETRY: Duration = Duration::from_secs(60);
-/// Threads for what may wait for a disk or a name service.
+/// Threads that serve connections, at most: beyond, they would mostly wait for the one writer and the one log.
+const SERVING_THREADS_MAX: usize = 64;
+/// Threads of each event loop for what may wait for a disk or a name service.
 const BLOCKING_THREADS: usize = 32;
 
 /// What a daemon serves with.
@@ -64,19 +67,23 @@ struct Running {
 /// # Errors
 /// [`Failure::Fatal`] when the store has stopped for good; [`Failure::Runtime`] when threads can't be started.
 pub fn run(start: Start) -> Result<(), Failure> {
+    // As many loops for connections as there are processors; this one accepts them and does what is due by time.
+    let count = std::thread::available_parallelism().map_or(1, |count| count.get().min(SERVING_THREADS_MAX));
+    let workers = Arc::new(Workers::start(count, BLOCKING_THREADS).map_err(Failure::Runtime)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("bearerd")
         .build()
         .map_err(Failure::Runtime)?;
-    let done = runtime.block_on(serve(start));
+    let done = runtime.block_on(serve(start, Arc::clone(&workers)));
     // A name service that hangs holds its thread; the process does not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(100));
     done
 }
 
-async fn serve(start: Start) -> Result<(), Failure> {
+async fn serve(start: Start, workers: Arc<Workers>) -> Result<(), Failure> {
     let Start { paths, config, file, own, backbone, listener, notifier } = start;
     // Before READY: a signal that comes with it must not end us the hard way.
     let signals = Signals::catch().map_err(Failure::Runtime)?;
@@ -114,22 +121,18 @@ async fn serve(start: Start) -> Result<(), Failure> {
     let socket = tokio::net::UnixListener::from_std(listener.socket).map_err(Failure::Runtime)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let whoami = own.clone();
-    let server = tokio::spawn(server::run(
-        socket,
-        move |stream| identify(std::os::fd::AsFd::as_fd(stream), &whoami),
-        Arc::clone(&service),
-        limits,
-        counters,
-        async move {
-            // A sender that is gone ends the server too.
-            let _ = stopped.await;
-        },
-    ));
+    let server = tokio::spawn({
+        let (workers, service) = (Arc::clone(&workers), Arc::clone(&service));
+        let whois = move |stream: &UnixStream| identify(std::os::fd::AsFd::as_fd(stream), &whoami);
+        // A sender that is gone ends the server too.
+        let shutdown = async move { drop(stopped.await) };
+        async move { server::run_on(&workers, socket, whois, service, limits, counters, shutdown).await }
+    });
     let heart =
         Heart::start(backbone.page, Arc::clone(&backbone.clock), backbone.audit.clone()).map_err(Failure::Runtime)?;
     let notifier = Arc::new(notifier);
     if let Some(every) = watchdog_interval() {
-        tokio::spawn(feed_watchdog(Arc::clone(&notifier), every));
+        tokio::spawn(feed_watchdog(Arc::clone(&notifier), Arc::clone(&workers), every));
     }
     let mut running = Running {
         paths,
@@ -288,12 +291,13 @@ impl Signals {
     }
 }
 
-/// From a task of the event loop, so that a loop that stands still is found.
-async fn feed_watchdog(notifier: Arc<Notifier>, every: Duration) {
+/// From a task of the event loop, and after each of the others has come round, so that a loop that stands still is found.
+async fn feed_watchdog(notifier: Arc<Notifier>, workers: Arc<Workers>, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        workers.pulse().await;
         notifier.watchdog();
     }
 }

@@ -111,13 +111,14 @@ fn a_beat_from_the_future_voids_the_page_for_good() {
 fn ask_is_for_now_and_closed_for_ever() {
     let (writer, reader, stamp) = page();
     writer.ask();
-    assert_eq!(reader.check(&stamp, || at(0)), Check::Ask);
+    assert_eq!((reader.check(&stamp, || at(0)), writer.state()), (Check::Ask, "ask"));
     writer.open();
+    assert_eq!(writer.state(), "open");
     assert!(matches!(reader.check(&stamp, || at(0)), Check::Good(_)));
     writer.close();
     writer.open();
     writer.ask();
-    assert_eq!(reader.check(&stamp, || at(0)), Check::Void);
+    assert_eq!((reader.check(&stamp, || at(0)), writer.state()), (Check::Void, "closed"));
     // Whatever the memory says later.
     writer.memory().store(AT_STATE, STATE_OPEN);
     assert_eq!(reader.check(&stamp, || at(0)), Check::Void);

@@ -86,6 +86,15 @@ impl<M: OwnMemory> Writer<M> {
         self.memory.store(AT_STATE, STATE_CLOSED);
     }
 
+    /// What it says of cached verdicts: `open`, `ask` or `closed`.
+    pub fn state(&self) -> &'static str {
+        match self.memory.load(AT_STATE) {
+            STATE_OPEN => "open",
+            STATE_ASK => "ask",
+            _ => "closed",
+        }
+    }
+
     /// Of all tokens; see [`Epochs::generation`].
     pub fn generation(&self) -> u64 {
         self.memory.load(AT_GENERATION)

@@ -10,8 +10,10 @@ use zeroize::Zeroize;
 use super::frame::{self, Direction, FrameError, LENGTH_BYTES};
 use crate::codec;
 
-/// What a read buffer begins with, and goes back to when it is empty, in bytes: some thirty pipelined validates.
+/// What a read buffer begins with, in bytes: some thirty pipelined validates.
 pub const READ_START: usize = 4 * 1024;
+/// What it may keep when it is empty, in bytes: a batch of a hundred tokens is read at once and in the same memory.
+pub const READ_KEPT: usize = 16 * 1024;
 /// What an empty write buffer may keep for the next replies, in bytes.
 const WRITE_KEPT: usize = 64 * 1024;
 
@@ -37,7 +39,7 @@ impl ReadBuffer {
     pub fn space(&mut self) -> Result<&mut [u8], FrameError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.bytes.len() > READ_START {
+            if self.bytes.len() > READ_KEPT {
                 self.bytes = Vec::new();
             }
         }
@@ -129,6 +131,20 @@ impl WriteBuffer {
         }
         let start = self.bytes.len();
         frame::append(message, &mut self.bytes);
+        self.bytes.len() - start - LENGTH_BYTES
+    }
+
+    /// Appends a frame that `write` makes of what is not secret; returns its length without the length field.
+    pub fn push_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.secret {
+            let mut frame = Vec::new();
+            frame::append_written(write, &mut frame);
+            self.reserve_wiping(frame.len());
+            self.bytes.extend_from_slice(&frame);
+            return frame.len() - LENGTH_BYTES;
+        }
+        let start = self.bytes.len();
+        frame::append_written(write, &mut self.bytes);
         self.bytes.len() - start - LENGTH_BYTES
     }
 

@@ -67,9 +67,14 @@ pub fn first(buffer: &[u8], direction: Direction) -> Result<Option<(&[u8], usize
 
 /// Appends one message as a frame to `out`.
 pub fn append<T: serde::Serialize + ?Sized>(message: &T, out: &mut Vec<u8>) {
+    append_written(|out| *out = codec::encode_onto(message, std::mem::take(out)), out);
+}
+
+/// Appends as a frame what `write` appends.
+pub fn append_written(write: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
-    *out = codec::encode_onto(message, std::mem::take(out));
+    write(out);
     let bytes = u32::try_from(out.len() - start - LENGTH_BYTES).expect("messages are far smaller than 4 GiB");
     out[start..start + LENGTH_BYTES].copy_from_slice(&bytes.to_le_bytes());
 }

@@ -72,7 +72,7 @@ pub enum Ask<'a> {
     /// End tokens.
     #[serde(borrow)]
     Revoke(Revoke<'a>),
-    /// One token's facts, by id, head or unambiguous prefix.
+    /// One token, by id, head or unambiguous prefix: its facts, who uses it, and its neighbours in the rotation.
     Show(Handle),
     /// A page of tokens.
     List(List),
@@ -399,8 +399,7 @@ pub enum Answer {
     Issued(Box<Issued>),
     /// To `Revoke`, `Suspend` and `Resume`.
     Changed(Changed),
-    /// A token's facts alone; no request gets this any more.
-    /// To `Show`, `Edit` and `Renew`.
+    /// To `Edit` and `Renew`.
     Token(Box<TokenInfo>),
     /// To `List`.
     Tokens(Tokens),
@@ -559,7 +558,7 @@ pub struct TokenInfo {
     pub facts: TokenFacts,
     /// The state at the time of the answer.
     pub state: State,
-    /// The last use, where it was asked for (`Show`, `List`).
+    /// The last use; only in answers to `Show`, `List`, `Edit` and `Renew`.
     pub last_used: Option<LastUsed>,
 }
 
@@ -687,7 +686,6 @@ pub struct Issued {
     pub info: TokenInfo,
 }
 
-/// A token's or key's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
 /// A token's successor. No `Debug`; the text is wiped when it is dropped.
 #[derive(Serialize, Deserialize)]
 pub struct Rotated {
@@ -705,13 +703,13 @@ pub struct Rotated {
     pub ended: Option<TokenId>,
 }
 
-/// A token's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
+/// A token's or key's text on its way through the one reply that delivers it. No `Debug`; wiped when dropped.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(String);
 
 impl SecretText {
-    /// Takes a token's text.
+    /// Takes the text.
     pub fn new(text: String) -> Self {
         Self(text)
     }
@@ -728,7 +726,7 @@ impl Drop for SecretText {
     }
 }
 
-/// What a change by handles did, or would do.
+/// What a change of tokens did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// How many tokens changed; those that were so already are not counted.

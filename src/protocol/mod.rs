@@ -11,6 +11,8 @@ pub mod code;
 pub mod filter;
 pub mod frame;
 pub mod message;
+pub mod quick;
+pub mod verdict;
 
 use std::time::Duration;
 

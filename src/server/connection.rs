@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{future, io};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::StreamExt;
 use nix::sys::socket::{self, MsgFlags};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
@@ -28,6 +28,7 @@ use tracing::debug;
 
 use super::descriptors::{poll_read_refusing_fds, poll_write_with_file};
 use super::handler::{Class, Handler};
+use super::in_flight::{Flight, InFlight, Landed, Take};
 use super::limits::{Counters, Place, ServerLimits, StreamPlace};
 use super::stop::{Stop, Stopping};
 use crate::codec;
@@ -35,12 +36,12 @@ use crate::peer::Peer;
 use crate::protocol::buffer::{ReadBuffer, WriteBuffer};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
-use crate::protocol::message::{Answer, ClientHello, Failure, Reply, Request, ServerHello};
-use crate::protocol::{BATCH_MAX, FLAG_PAGE, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION};
-use crate::service::{Later, Now, Streamed};
+use crate::protocol::message::{Answer, Ask, ClientHello, Failure, Reply, Request, ServerHello};
+use crate::protocol::{BATCH_MAX, FLAG_PAGE, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION, quick};
+use crate::service::{Body, Now, Streamed};
 
-/// Frames that are answered before other connections get their turn.
-const FRAMES_PER_TURN: usize = 256;
+/// Requests that are answered before other connections get their turn; in a batch, each token counts.
+const REQUESTS_PER_TURN: usize = 256;
 /// Replies above this are refused, in bytes, while the peer's uid leaves too much unread.
 const LARGE_REPLY: usize = 64 * 1024;
 
@@ -60,7 +61,6 @@ pub(super) async fn serve<H: Handler>(
     caller: Arc<H::Caller>,
     place: Place,
 ) {
-    let begin = |id, bytes: usize, answer: Later| async move { (id, bytes, answer.await) };
     let mut connection = Connection {
         stopping: Stopping::new(&shared.stop),
         begun: Some(Instant::now() + shared.limits.hello_deadline),
@@ -68,10 +68,9 @@ pub(super) async fn serve<H: Handler>(
         caller: &caller,
         place,
         stream,
-        begin,
         input: ReadBuffer::new(Direction::Request),
         output: WriteBuffer::new(),
-        in_flight: FuturesUnordered::new(),
+        in_flight: InFlight::default(),
         in_flight_bytes: 0,
         streamed: None,
         greeted: false,
@@ -113,7 +112,7 @@ pub(super) async fn serve<H: Handler>(
     }
     let Connection { stream, mut in_flight, place, input, output, streamed, .. } = connection;
     drop((stream, input, output, streamed));
-    if time::timeout(shared.limits.finish, async { while in_flight.next().await.is_some() {} }).await.is_err() {
+    if time::timeout(shared.limits.finish, in_flight.finish()).await.is_err() {
         debug!(uid = peer.uid, pid = peer.pid, "gave up on what a peer that went away had asked for");
     }
     drop(place);
@@ -157,16 +156,14 @@ struct OpenStream {
     _place: StreamPlace,
 }
 
-struct Connection<'a, H: Handler, F, B> {
+struct Connection<'a, H: Handler> {
     shared: &'a Shared<H>,
     caller: &'a Arc<H::Caller>,
     place: Place,
     stream: UnixStream,
-    /// Makes the future of an answer that takes time.
-    begin: B,
     input: ReadBuffer,
     output: WriteBuffer,
-    in_flight: FuturesUnordered<F>,
+    in_flight: InFlight,
     /// Bytes of the requests in flight.
     in_flight_bytes: usize,
     /// What is answered again and again.
@@ -189,12 +186,7 @@ struct Connection<'a, H: Handler, F, B> {
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-impl<H, F, B> Connection<'_, H, F, B>
-where
-    H: Handler,
-    F: Future<Output = (u32, usize, Answer)>,
-    B: Fn(u32, usize, Later) -> F,
-{
+impl<H: Handler> Connection<'_, H> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = self.turn(cx);
         self.place.account(self.input.capacity() + self.output.len() + self.in_flight_bytes);
@@ -209,7 +201,7 @@ where
             let message = "policy no longer has a rule for you, and there are too many such connections";
             return Poll::Ready(End::Refused(Failure::new(ErrorCode::TooManyConnections, message)));
         }
-        let mut budget = FRAMES_PER_TURN;
+        let mut budget = REQUESTS_PER_TURN;
         loop {
             if let Err(end) = self.take_frames(stopping, &mut budget) {
                 return Poll::Ready(end);
@@ -296,14 +288,18 @@ where
                 self.hands_page = hello.flags & FLAG_PAGE != 0;
                 self.output.push(&hello, false);
             } else {
-                let request: Request<'_> = codec::decode(content).map_err(FrameError::from)?;
+                let request: Request<'_> = quick::request(content).map_err(FrameError::from)?;
+                if let Ask::ValidateBatch(batch) = &request.body {
+                    *budget = budget.saturating_sub(batch.len().saturating_sub(1));
+                }
                 let id = request.id;
                 if id == 0 {
                     let message = "a request with the number 0, which stands for the connection";
                     return Err(End::Refused(Failure::new(ErrorCode::BadFrame, message)));
                 }
                 let answer = if stopping {
-                    Now::Ready(Answer::Error(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again")))
+                    let failure = Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again");
+                    Now::Ready(Answer::Error(failure).into())
                 } else {
                     self.shared.handler.answer(self.caller, &request.body)
                 };
@@ -311,11 +307,11 @@ where
                     Now::Ready(answer) => push_reply(&mut self.output, &self.place, id, answer),
                     Now::Later(answer) => {
                         self.in_flight_bytes += content.len();
-                        self.in_flight.push((self.begin)(id, content.len(), answer));
+                        self.in_flight.push(Flight { id, bytes: content.len(), answer });
                     }
                     Now::Stream(answers) => match stream_place(self.streamed.is_some(), &self.place) {
                         Ok(_place) => self.streamed = Some(OpenStream { id, answers, _place }),
-                        Err(failure) => push_reply(&mut self.output, &self.place, id, Answer::Error(failure)),
+                        Err(failure) => push_reply(&mut self.output, &self.place, id, Answer::Error(failure).into()),
                     },
                 }
             }
@@ -326,11 +322,16 @@ where
     }
 
     fn collect_answers(&mut self, cx: &mut Context<'_>) {
-        while !self.output_full() {
-            let Poll::Ready(Some((id, bytes, answer))) = self.in_flight.poll_next_unpin(cx) else { return };
-            self.in_flight_bytes -= bytes;
-            push_reply(&mut self.output, &self.place, id, answer);
+        if self.in_flight.is_empty() || self.output_full() {
+            return;
         }
+        let full = self.queue_bytes();
+        let Self { in_flight, in_flight_bytes, output, place, .. } = self;
+        in_flight.collect(cx, |Landed { id, bytes, body }| {
+            *in_flight_bytes -= bytes;
+            push_reply(output, place, id, body);
+            if output.len() > full { Take::NoMore } else { Take::More }
+        });
     }
 
     /// Takes the stream's next answer, if there is one and all before it has been written.
@@ -366,6 +367,10 @@ where
                     self.hands_page = false;
                     self.output.advance(count);
                     self.stalled = None;
+                }
+                // Others have left too many handed-over files unread: this one does without.
+                Poll::Ready(Err(error)) if self.hands_page && error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    self.hands_page = false;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
@@ -454,9 +459,12 @@ where
     }
 
     fn output_full(&self) -> bool {
+        !self.output.is_empty() && self.output.len() > self.queue_bytes()
+    }
+
+    fn queue_bytes(&self) -> usize {
         let limits = &self.shared.limits;
-        !self.output.is_empty()
-            && self.output.len() > if self.held_short() { limits.queue_bytes_small } else { limits.queue_bytes }
+        if self.held_short() { limits.queue_bytes_small } else { limits.queue_bytes }
     }
 
     /// Says why the connection ends, if the peer takes it soon.
@@ -529,9 +537,8 @@ fn stream_place(has_one: bool, place: &Place) -> Result<StreamPlace, Failure> {
     })
 }
 
-fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Answer) {
-    let secret = body.is_secret();
-    let bytes = output.push(&Reply { id, body }, secret);
+fn push_reply(output: &mut WriteBuffer, place: &Place, id: u32, body: Body) {
+    let bytes = body.push(id, output);
     let failure = if bytes > REPLY_MAX {
         Failure::new(ErrorCode::Internal, "the reply would be longer than a frame may be: ask for fewer at a time")
     } else if bytes > LARGE_REPLY && place.over_budget(output.len()) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::peer::Peer;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::Ask;
-use crate::service::{Caller, Now, Service};
+use crate::service::{Body, Caller, Now, Service};
 
 /// What policy says of a peer as a whole; it decides which places and how much in flight the peer gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// When the peer goes away that future is still polled to its end, at most
     /// [`ServerLimits::finish`](super::ServerLimits::finish) long. A stream is dropped: it changes nothing.
-    fn answer(self: &Arc<Self>, caller: &Arc<Self::Caller>, ask: &Ask<'_>) -> Now;
+    fn answer(self: &Arc<Self>, caller: &Arc<Self::Caller>, ask: &Ask<'_>) -> Now<Body>;
 
     /// Told of a peer that was turned away or broke the protocol, for the audit.
     fn refused_connection(&self, peer: &Peer, code: ErrorCode);
@@ -58,16 +58,15 @@ impl Handler for Service {
     }
 
     fn class(&self, caller: &Caller) -> Class {
-        let standing = caller.standing_now(self);
-        match () {
+        caller.standing_is(self, |standing| match () {
             () if standing.full => Class::Full,
             () if standing.ruleless() => Class::Ruleless,
             () => Class::Ruled,
-        }
+        })
     }
 
-    fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
-        Service::answer(self, caller, ask)
+    fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now<Body> {
+        Service::reply(self, caller, ask)
     }
 
     fn refused_connection(&self, peer: &Peer, code: ErrorCode) {

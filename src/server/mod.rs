@@ -8,9 +8,11 @@
 mod connection;
 mod descriptors;
 mod handler;
+mod in_flight;
 mod limits;
 mod listener;
 mod stop;
+mod workers;
 
 use std::future::Future;
 use std::io;
@@ -27,11 +29,12 @@ use tracing::{debug, error, warn};
 
 pub use handler::{Class, Handler};
 pub use limits::{Counters, ServerLimits};
+pub use workers::Workers;
 
 use crate::peer::Peer;
 use crate::protocol::code::ErrorCode;
 use connection::Shared;
-use limits::Places;
+use limits::{Place, Places};
 use listener::{Accepted, Door};
 use stop::Stop;
 
@@ -40,6 +43,19 @@ use stop::Stop;
 ///
 /// `identify` asks the kernel who connected; a peer of whom that fails is not served.
 pub async fn run<H: Handler>(
+    listener: UnixListener,
+    identify: impl Fn(&UnixStream) -> io::Result<Peer> + Send + Sync + 'static,
+    handler: Arc<H>,
+    limits: ServerLimits,
+    counters: Arc<Counters>,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
+    run_on(&Workers::none(), listener, identify, handler, limits, counters, shutdown).await
+}
+
+/// [`run`], with the connections on threads of their own. They end with [`Workers`], which must outlive this.
+pub async fn run_on<H: Handler>(
+    workers: &Workers,
     listener: UnixListener,
     identify: impl Fn(&UnixStream) -> io::Result<Peer> + Send + Sync + 'static,
     handler: Arc<H>,
@@ -59,7 +75,12 @@ pub async fn run<H: Handler>(
             () = &mut shutdown => break,
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => report(ended),
             accepted = door.accept(&shared.counters) => {
-                let admission = || admit(accepted, &mut door, &identify, &shared, &places, &mut tasks);
+                let admission = || {
+                    let admitted = admit(accepted, &mut door, &identify, &shared, &places);
+                    if let Some(admitted) = admitted {
+                        admitted.serve(workers, &shared, &mut tasks);
+                    }
+                };
                 // A fault with one peer must not close the door to all others.
                 if catch_unwind(AssertUnwindSafe(admission)).is_err() {
                     error!("a peer could not be admitted by a fault of the daemon; the others go on");
@@ -91,8 +112,7 @@ fn admit<H: Handler>(
     identify: &impl Fn(&UnixStream) -> io::Result<Peer>,
     shared: &Arc<Shared<H>>,
     places: &Arc<Places>,
-    tasks: &mut JoinSet<()>,
-) {
+) -> Option<Admitted<H>> {
     let Accepted { stream, mut with_spare } = accepted;
     let mut identified = identify(&stream);
     if let Err(error) = &identified
@@ -110,7 +130,7 @@ fn admit<H: Handler>(
             }
             Counters::add(&shared.counters.unidentified);
             debug!("a connection was closed: the kernel does not say who it is: {error}");
-            return;
+            return None;
         }
     };
     let caller = shared.handler.admit(peer.clone());
@@ -120,10 +140,38 @@ fn admit<H: Handler>(
         Counters::add(&shared.counters.refused);
         shared.handler.refused_connection(&peer, ErrorCode::TooManyConnections);
         turn_away(&stream);
-        return;
+        return None;
     };
     Counters::add(&shared.counters.accepted);
-    tasks.spawn(connection::serve(Arc::clone(shared), stream, peer, caller, place));
+    Some(Admitted { stream, peer, caller, place })
+}
+
+/// A peer that has a place.
+struct Admitted<H: Handler> {
+    stream: UnixStream,
+    peer: Peer,
+    caller: Arc<H::Caller>,
+    place: Place,
+}
+
+impl<H: Handler> Admitted<H> {
+    fn serve(self, workers: &Workers, shared: &Arc<Shared<H>>, tasks: &mut JoinSet<()>) {
+        let Self { stream, peer, caller, place } = self;
+        let shared = Arc::clone(shared);
+        let Some((runtime, seat)) = workers.seat() else {
+            tasks.spawn(connection::serve(shared, stream, peer, caller, place));
+            return;
+        };
+        let moved = stream.into_std();
+        let on_its_thread = async move {
+            let _seat = seat;
+            match moved.and_then(UnixStream::from_std) {
+                Ok(stream) => connection::serve(shared, stream, peer, caller, place).await,
+                Err(error) => warn!("a connection was closed: its thread's event loop does not take it: {error}"),
+            }
+        };
+        tasks.spawn_on(on_its_thread, runtime);
+    }
 }
 
 /// Says why there is no place. A new socket has room for it, so nobody waits for a peer that does not read.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::changes::{announce, event_about};
-use super::validate::{Question, event_of_use};
+use super::lines::event_of_use;
+use super::validate::Question;
 use super::{Caller, Service};
 use crate::audit::{AuditEvent, EventKind, UseKey};
 use crate::config::OnReuse;
@@ -169,6 +170,8 @@ impl Service {
         now: UnixTime,
     ) -> Option<oneshot::Receiver<()>> {
         let peer = &caller.peer;
+        let ask = question.ask();
+        let asked = question.asked(&ask);
         let key = UseKey::of(|hasher| {
             (record.id, peer.uid, peer.unit.as_deref(), peer.container.as_deref()).hash(hasher);
             (question.from, question.peek).hash(hasher);
@@ -185,11 +188,11 @@ impl Service {
             Noted::Opened(ticket) => ticket,
             Noted::Counted => return None,
             Noted::Full => {
-                self.refuse_shared(caller, record, question, reason, now);
+                self.refuse_shared(caller, record, asked, reason, now);
                 return None;
             }
         };
-        let mut event = event_of_use(record, question, peer.label(), Some(reason), now);
+        let mut event = event_of_use(record, asked, peer.label(), Some(reason), now);
         event.count = Some(1);
         let ends = ends.then_some(record.id).filter(|_| !self.alerts.state().revoked.contains(&record.family));
         let (done, told) = oneshot::channel();
@@ -263,9 +266,8 @@ impl Service {
         let (now, label, by_uid) = (self.clock.now(), caller.peer.label(), self.settings().policy.own().uid);
         let job = move |txn: &mut Txn<'_>| -> Result<((), Vec<AuditEvent>), StoreError> {
             let mut events = Vec::new();
-            if let Some(mut event) = event {
-                announce(txn, &mut event)?;
-                events.push(event);
+            if let Some(event) = event {
+                events.push(announce(txn, event)?);
             }
             let Some(id) = ends else { return Ok(((), events)) };
             let reason = format!("reuse of {id}");
@@ -276,8 +278,7 @@ impl Service {
                 event.peer = Some(label.clone());
                 event.note = Some("by on_reuse of the configuration".to_owned());
                 txn.put(*record, Effect::Restricts)?;
-                announce(txn, &mut event)?;
-                events.push(event);
+                events.push(announce(txn, event)?);
             }
             Ok(((), events))
         };

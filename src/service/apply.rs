@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Service;
+use super::changes::line_due;
 use super::revoke::{good_again, undo_rotation};
 use crate::audit::{Audit, AuditEvent};
 use crate::store::order::Order;
@@ -64,7 +65,7 @@ async fn apply(store: &Store, audit: &Audit, order: &Arc<Order>) -> Result<u64, 
             written += done.written;
             for event in done.lines {
                 // Nobody waits for it: it stands in the outbox.
-                drop(audit.committed(event.generation.unwrap_or_default(), event));
+                drop(line_due(audit, event));
             }
         }
         match page.next {

@@ -61,9 +61,9 @@ impl Caller {
         known
     }
 
-    /// What policy says of the peer under the settings in force.
-    pub fn standing_now(&self, service: &Service) -> Arc<Standing> {
-        Arc::clone(&self.known(service).standing)
+    /// Something about what policy says of the peer under the settings in force.
+    pub fn standing_is<T>(&self, service: &Service, look: impl FnOnce(&Standing) -> T) -> T {
+        look(&self.known(service).standing)
     }
 
     /// What policy says of the peer under these settings, which may have been replaced since they were taken.

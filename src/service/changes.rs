@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::{Caller, Service, invalid, store_failure};
-use crate::audit::{AuditEvent, EventKind, Receipt};
+use crate::audit::{Audit, AuditEvent, EventKind, Receipt};
 use crate::config::Operation;
 use crate::peer::CONTAINER_UNKNOWN;
 use crate::policy::Ownership;
@@ -64,9 +64,7 @@ impl Service {
             let done = store.write(job).await?;
             Ok(done.map(|committed| {
                 let (value, events) = committed.value;
-                let lines = events.into_iter();
-                let told = lines.map(|event| audit.committed(event.generation.unwrap_or_default(), event));
-                (value, told.collect())
+                (value, events.into_iter().map(|event| line_due(&audit, event)).collect())
             }))
         });
         committed.await.unwrap_or(Err(StoreError::JobPanicked))
@@ -132,15 +130,21 @@ pub(super) fn checked_reason(reason: Option<&String>) -> Result<Option<String>, 
     }
 }
 
-/// Puts a change's record into the outbox, in the transaction of the change.
-pub(super) fn announce(txn: &mut Txn<'_>, event: &mut AuditEvent) -> Result<u64, StoreError> {
-    let generation = txn.announce(|generation| {
+/// Puts a change's record into the outbox, in the transaction of the change, and gives it back with its generation.
+pub(super) fn announce(txn: &mut Txn<'_>, mut event: AuditEvent) -> Result<AuditEvent, StoreError> {
+    txn.announce(|generation| {
         event.generation = Some(generation);
         event.encode()
     })?;
-    Ok(generation)
+    Ok(event)
 }
 
+/// Hands the record of a change that is durable to the audit: its line is due.
+pub(super) fn line_due(audit: &Audit, event: AuditEvent) -> Receipt {
+    audit.committed(event.generation.unwrap_or_default(), event)
+}
+
+/// The record of something that was done to a token.
 pub(super) fn event_about(kind: EventKind, record: &TokenRecord, now: UnixTime) -> AuditEvent {
     let mut event = AuditEvent::new(kind, now);
     event.outcome = Some("done".into());

@@ -31,7 +31,7 @@ impl Service {
             event.reason = Some("reset".into());
             event.peer = Some(peer);
             event.note = Some(format!("the time that counted was {before}"));
-            announce(txn, &mut event)?;
+            let event = announce(txn, event)?;
             Ok((after, vec![event]))
         };
         let written = self.commit(caller, 1, job).await;

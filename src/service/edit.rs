@@ -38,7 +38,7 @@ impl Service {
                 Some(meanwhile) => txn.put_between(edited.record.clone(), meanwhile)?,
                 None => txn.put(edited.record.clone(), Effect::Extends)?,
             }
-            announce(txn, &mut event)?;
+            let event = announce(txn, event)?;
             Ok((edited.record, vec![event]))
         };
         match self.commit(caller, 1, job).await.map_err(|error| store_failure(&error))? {

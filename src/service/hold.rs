@@ -31,19 +31,18 @@ impl Service {
     }
 
     fn hold(self: &Arc<Self>, caller: &Arc<Caller>, request: &Hold, verb: Verb) -> Now {
-        let Hold { which, reason, dry_run } = request;
-        match which {
+        let reason = match checked_reason(request.reason.as_ref()) {
+            Ok(reason) => reason,
+            Err(failure) => return Now::failure(failure),
+        };
+        let dry_run = request.dry_run;
+        match &request.which {
             Chosen::Filter(filter) => {
                 let what = if verb == Verb::Suspend { What::Suspend } else { What::Resume };
-                self.order(caller, what, filter.clone(), reason.clone(), *dry_run)
+                self.order(caller, what, filter.clone(), reason, dry_run)
             }
             Chosen::Handles(handles) => {
-                let reason = match checked_reason(reason.as_ref()) {
-                    Ok(reason) => reason,
-                    Err(failure) => return Now::failure(failure),
-                };
-                let (service, caller, handles, dry_run) =
-                    (Arc::clone(self), Arc::clone(caller), handles.clone(), *dry_run);
+                let (service, caller, handles) = (Arc::clone(self), Arc::clone(caller), handles.clone());
                 later(async move {
                     service.hold_handles(&caller, &handles, verb, reason, dry_run).await.map(Answer::Changed)
                 })
@@ -113,8 +112,7 @@ impl Service {
                     event.reason = reason.clone().map(Into::into);
                     event.peer = Some(right.caller.peer.label());
                     txn.put(record, effect)?;
-                    announce(txn, &mut event)?;
-                    events.push(event);
+                    events.push(announce(txn, event)?);
                 }
                 Ok((changed, events))
             }

@@ -10,20 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::changes::{GivenUp, announce, event_about, limit_reached};
-use super::issue::default_subject;
+use super::issue::{Unfit, permitted};
 use super::{Caller, Now, Service, Settings, audit_unavailable, later, not_permitted, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
-use crate::policy::{self, Decision, IssueAsk};
 use crate::protocol::BATCH_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{Answer, Failure, Foreign, ImportEntry, ImportOutcome, Issue};
-use crate::registry::issue::{Parties, Plan, plan};
+use crate::registry::issue::Parties;
 use crate::registry::{Invalid, import};
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, Txn};
 use crate::time::UnixTime;
-use crate::token::{self, Digest, Kind, imported};
+use crate::token::{self, Digest, imported};
 
 /// How long user names are looked up for one batch, in all; who is not found by then is no user of this host.
 const LOOKUPS_WAIT: Duration = Duration::from_secs(2);
@@ -121,13 +120,13 @@ impl Service {
     ) -> Result<Stage, Failure> {
         let refused = |why: String| Ok(Stage::Ended(ImportOutcome::Refused(why)));
         let permitted = import::with_end(offered.facts, offered.expires_at, now)
-            .map_err(Refusal::Invalid)
-            .and_then(|facts| permitted(users.caller, facts, users.own_name, settings));
+            .map_err(Unfit::Invalid)
+            .and_then(|facts| permitted(Operation::Import, users.caller, facts, users.own_name, settings));
         let (plan, subject, digest) = match (permitted, offered.digest) {
             // First of all: who may not import learns nothing of what may be.
-            (Err(Refusal::Denied(needed)), _) => return Ok(Stage::Denied(needed)),
+            (Err(Unfit::Denied(needed)), _) => return Ok(Stage::Denied(needed)),
             (_, Err(why)) => return refused(why),
-            (Err(Refusal::Invalid(why)), _) => return refused(why.to_string()),
+            (Err(Unfit::Invalid(why)), _) => return refused(why.to_string()),
             (Ok((plan, subject)), Ok(digest)) => (plan, subject, digest),
         };
         // Before it costs anything of a limit; what is decided in the transaction counts.
@@ -195,8 +194,7 @@ impl Service {
                 event.peer = Some(peer.clone());
                 outcomes.push(ImportOutcome::Taken(record.id));
                 txn.put(record, Effect::New)?;
-                announce(txn, &mut event)?;
-                events.push(event);
+                events.push(announce(txn, event)?);
             }
             Ok((Imported { outcomes, over }, events))
         };
@@ -220,48 +218,6 @@ impl Stage {
             Self::Denied(_) => ImportOutcome::Refused(not_permitted().message),
             Self::Ready(_) => unreachable!("what is ready is put"),
         }
-    }
-}
-
-enum Refusal {
-    Denied(String),
-    Invalid(Invalid),
-}
-
-/// What it shall be and for whom, if policy allows it; the kind that nobody names is found as for issue.
-fn permitted(
-    caller: &Caller,
-    mut facts: Issue,
-    own_name: &str,
-    settings: &Settings,
-) -> Result<(Plan, String), Refusal> {
-    let standing = caller.standing(settings);
-    let attempt = |facts: &Issue| {
-        let mut plan = plan(facts, &settings.rules)?;
-        let subject = plan.subject.take().unwrap_or_else(|| default_subject(&standing, caller, own_name, &plan));
-        let issue = IssueAsk {
-            subject: &subject,
-            own_name,
-            kind: plan.kind,
-            scopes: &plan.scopes,
-            ttl: plan.ttl,
-            profile: plan.profile.as_deref(),
-        };
-        let ask = policy::Ask { op: Operation::Import, ..policy::Ask::issue(issue) };
-        let decision = settings.policy.decide(&caller.peer, &standing, &ask);
-        Ok::<_, Invalid>((decision, plan, subject))
-    };
-    let open = facts.kind.is_none() && settings.rules.kind_of(facts.profile.as_deref()).is_none();
-    let mut found = attempt(&facts).map_err(Refusal::Invalid)?;
-    if open && matches!(found.0, Decision::Denied { .. }) {
-        facts.kind = Some(Kind::Session);
-        if let Ok(second) = attempt(&facts) {
-            found = second;
-        }
-    }
-    match found {
-        (Decision::Granted(_), plan, subject) => Ok((plan, subject)),
-        (Decision::Denied { needed }, ..) => Err(Refusal::Denied(needed)),
     }
 }
 

@@ -4,13 +4,16 @@
 //! and state), I4 (a kept verdict's uses are recorded under the line of the verdict itself; they spend nothing, for what
 //! has a number of uses or a rate is never kept).
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
+use super::lines::event_of_use;
 use super::tickets::Granted;
-use super::validate::{Question, event_of_use};
+use super::validate::Asked;
 use super::{Caller, Later, Now, Service, audit_unavailable, later, store_failure};
 use crate::audit::{AuditEvent, EventKind, Recording};
 use crate::config::Operation;
@@ -19,7 +22,8 @@ use crate::protocol::REPORTS_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{Answer, Ask, Cacheable, Failure, UseReport};
 use crate::registry::validate::good_until;
-use crate::store::record::{LastUse, TokenRecord};
+use crate::store::UseNote;
+use crate::store::record::TokenRecord;
 use crate::time::UnixTime;
 use crate::token::TokenId;
 
@@ -36,7 +40,9 @@ pub(super) struct Epoch {
 struct Claim {
     id: TokenId,
     event: AuditEvent,
-    used: LastUse,
+    from: Option<IpAddr>,
+    count: u64,
+    last: UnixTime,
 }
 
 impl Service {
@@ -61,31 +67,32 @@ impl Service {
     pub(super) fn cacheable(
         &self,
         record: &TokenRecord,
-        question: &Question,
+        asked: Asked<'_>,
         epoch: Epoch,
         uid: u32,
         now: UnixTime,
-    ) -> Option<Cacheable> {
+    ) -> Option<Box<Cacheable>> {
+        let Asked { ask, from, from_asserted } = asked;
         // What is counted must be asked for each time, and what is remarked on is remarked on once.
-        if record.max_uses.is_some() || record.rate.is_some() || question.note.is_some() || question.peek {
+        if record.max_uses.is_some() || record.rate.is_some() || ask.note.is_some() || ask.peek {
             return None;
         }
         let granted = Granted {
             id: record.id,
             at: now,
             epoch: epoch.generation,
-            scopes: question.scopes.iter().map(String::as_str).collect(),
-            audience: question.audience.as_deref(),
-            from: question.from,
-            from_asserted: question.from_asserted,
+            scopes: ask.scopes.clone(),
+            audience: ask.audience,
+            from,
+            from_asserted,
         };
-        Some(Cacheable {
+        Some(Box::new(Cacheable {
             generation: epoch.generation,
             slot: page::slot_of(record.id) as u32,
             value: epoch.slot,
             good_until: good_until(record),
             ticket: granted.ticket(&self.keyring, uid),
-        })
+        }))
     }
 
     /// Records uses that a peer has granted out of its cache. All of them, or none.
@@ -94,7 +101,7 @@ impl Service {
             Ok(claims) => claims,
             Err(failure) => return Now::failure(failure),
         };
-        let (service, mut receipts) = (Arc::clone(self), Vec::new());
+        let (service, caller, mut receipts) = (Arc::clone(self), Arc::clone(caller), Vec::new());
         for claim in &claims {
             match self.audit.claimed(claim.event.clone()) {
                 Recording::Done => {}
@@ -108,8 +115,10 @@ impl Service {
             if written.iter().any(Result::is_err) {
                 return Err(audit_unavailable());
             }
-            for claim in claims {
-                service.store.note_use(claim.id, claim.used);
+            for Claim { id, from, count, last, .. } in claims {
+                service.reported.fetch_add(count, Ordering::Relaxed);
+                let (unit, uid) = (caller.peer.unit.as_deref(), caller.peer.uid);
+                service.store.note_use(id, UseNote { at: last, unit, uid, from, count });
             }
             Ok(Answer::Reported)
         })
@@ -137,16 +146,17 @@ impl Service {
         // The client's clock is not quite ours. Nothing is recorded before it was granted, or in the future.
         let last = report.last.clamp(granted.at.min(now), now);
         let first = report.first.clamp(granted.at.min(now), last);
-        let question = granted.question();
+        let ask = granted.ask();
+        let asked = Asked { ask: &ask, from: granted.from, from_asserted: granted.from_asserted };
         let record = self.store.lookup(granted.id).map_err(|error| store_failure(&error))?.record;
         let mut event = match record {
-            Some(record) => event_of_use(&record, &question, caller.peer.label(), None, now),
+            Some(record) => event_of_use(&record, asked, caller.peer.label(), None, now),
             None => {
                 let mut event = AuditEvent::new(EventKind::Use, now);
                 event.outcome = Some("active".into());
                 event.id = Some(granted.id);
-                event.scopes = Some(question.scopes);
-                event.audience = question.audience;
+                event.scopes = Some(granted.scopes.iter().map(|&scope| scope.to_owned()).collect());
+                event.audience = granted.audience.map(str::to_owned);
                 event.peer = Some(caller.peer.label());
                 event.from = granted.from;
                 event.from_asserted = granted.from.map(|_| granted.from_asserted);
@@ -156,17 +166,11 @@ impl Service {
         event.count = Some(report.count.into());
         (event.first, event.last) = (Some(first), Some(last));
         event.cached = Some(true);
-        let unit = caller.peer.unit.as_deref().map(str::to_owned);
-        event.claimed_by = Some(unit.clone().unwrap_or_else(|| format!("uid:{}", caller.peer.uid)));
-        let used = LastUse {
-            at: last,
-            unit,
-            uid: caller.peer.uid,
-            from: granted.from,
-            count: report.count.into(),
-            by: Vec::new(),
-        };
-        Ok(Claim { id: granted.id, event, used })
+        event.claimed_by = Some(match caller.peer.unit.as_deref() {
+            Some(unit) => unit.to_owned(),
+            None => format!("uid:{}", caller.peer.uid),
+        });
+        Ok(Claim { id: granted.id, event, from: granted.from, count: report.count.into(), last })
     }
 
     /// Waits until what has been done by now is in force in every cache of the host.

@@ -298,14 +298,13 @@ impl Service {
     ) -> Result<(), Failure> {
         let dropped = old.wrapped_dropped_in(new);
         let job = || {
-            let (old, new, mut event) = (old.encode(), new.encode(), event.clone());
+            let (old, new, event) = (old.encode(), new.encode(), event.clone());
             move |txn: &mut Txn<'_>| -> Result<AuditEvent, Unchanged> {
                 if txn.header()? != old {
                     return Err(Unchanged::Moved);
                 }
                 txn.put_header(new);
-                announce(txn, &mut event)?;
-                Ok(event)
+                Ok(announce(txn, event)?)
             }
         };
         let written = match self.store.write(job()).await {

@@ -19,6 +19,7 @@
 mod alerts;
 mod apply;
 mod backup;
+mod body;
 mod caller;
 mod changes;
 mod clock;
@@ -29,6 +30,7 @@ mod import;
 mod issue;
 mod keep;
 mod keys;
+mod lines;
 mod names;
 mod orders;
 mod presented;
@@ -48,7 +50,7 @@ mod views;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -73,6 +75,7 @@ use crate::vault::Keyring;
 
 use alerts::Alerts;
 use backup::Backups;
+pub use body::{Body, Told};
 pub use caller::Caller;
 pub use keys::KeyPlaces;
 pub use settings::Settings;
@@ -96,28 +99,42 @@ const WRITES_EACH: usize = 1024;
 /// Edits, renewals and resumptions of one user without full rights: each is a line, and a place in the journal, and unlike
 /// revocations they can be made again and again. As many as one request may name at once, and then one each 60 ms.
 const CHANGES_RATE: Rate = Rate { count: IDS_MAX as u32, per: Duration::from_secs(60) };
+/// Of those, what one order to revoke or suspend counts for: it is a line and a place in the journal whether or not it
+/// means any token, so that it can be given again and again, too, and each is a walk over all tokens.
+const ORDER_CHANGES: u32 = 10;
+/// The same of an order to resume: by turns with one to suspend it rewrites all that the peer has.
+const RESUME_ORDER_CHANGES: u32 = 100;
 /// How long a user name is waited for; then it is `uid:1000`.
 const LOOKUP_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer that is on its way.
-pub type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub type Later<A = Answer> = Pin<Box<dyn Future<Output = A> + Send>>;
 
 /// Answers that come one after the other, all to one request. It may be dropped at any time.
 pub type Streamed = Pin<Box<dyn Stream<Item = Answer> + Send>>;
 
 /// What a request comes to at once.
-pub enum Now {
+pub enum Now<A = Answer> {
     /// Its answer.
-    Ready(Answer),
+    Ready(A),
     /// The answer comes when something durable or slow is done. Dropping it does not undo a change that was begun.
-    Later(Later),
+    Later(Later<A>),
     /// There are many answers, and each is asked for when the one before it is out.
     Stream(Streamed),
 }
 
-impl Now {
+impl<A: From<Answer> + 'static> Now<A> {
     fn failure(failure: Failure) -> Self {
-        Self::Ready(Answer::Error(failure))
+        Self::Ready(Answer::Error(failure).into())
+    }
+
+    /// The same answer in another form.
+    fn into<B: From<A>>(self) -> Now<B> {
+        match self {
+            Self::Ready(answer) => Now::Ready(answer.into()),
+            Self::Later(answer) => Now::Later(Box::pin(async move { answer.await.into() })),
+            Self::Stream(answers) => Now::Stream(answers),
+        }
     }
 }
 
@@ -183,6 +200,8 @@ pub struct Service {
     reloaded: watch::Sender<()>,
     places: Places,
     page: Option<Arc<page::Served>>,
+    /// Uses that clients have granted out of their caches and told of.
+    reported: AtomicU64,
     takeover: page::Takeover,
     connections: Box<dyn Fn() -> Connections + Send + Sync>,
     started_at: UnixTime,
@@ -193,7 +212,7 @@ pub struct Service {
     issues: RateLimiter<u32>,
     /// Revocations by who holds the token and has no rule, by uid.
     finders: RateLimiter<u32>,
-    /// Edits, renewals and resumptions, by uid.
+    /// Edits, renewals, resumptions and orders, by uid.
     changes: RateLimiter<u32>,
     alerts: Alerts,
     readers: Turns,
@@ -202,6 +221,8 @@ pub struct Service {
     watchers: Turns,
     keys: keys::Keys,
     backups: Backups,
+    /// The stop has come.
+    is_stopping: AtomicBool,
     /// True from the stop on; who waits for something that may never come hears of it.
     stopping: watch::Sender<bool>,
 }
@@ -221,6 +242,7 @@ impl Service {
             reloaded: watch::Sender::new(()),
             places: parts.places,
             page: parts.page,
+            reported: AtomicU64::new(0),
             takeover: parts.takeover,
             connections: parts.connections,
             started_at,
@@ -236,6 +258,7 @@ impl Service {
             watchers: Turns::new(WATCHERS_MAX, WATCHERS_EACH),
             keys: keys::Keys::default(),
             backups: Backups::default(),
+            is_stopping: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         })
     }
@@ -245,18 +268,27 @@ impl Service {
         Arc::new(Caller::new(peer, self))
     }
 
-    /// Answers a request, at once or later.
-    pub fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
-        if *self.stopping.borrow() {
-            return Now::failure(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"));
-        }
-        self.acknowledge(ask, self.begun(caller, ask))
-    }
-
-    fn begun(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
+    /// Answers a request, at once or later, with what is to be written.
+    pub fn reply(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now<Body> {
         match ask {
+            _ if self.is_stopping.load(Ordering::Acquire) => {
+                Now::failure(Failure::new(ErrorCode::Stopping, "bearerd is stopping: connect again"))
+            }
             Ask::Validate(ask) => self.validate(caller, ask),
             Ask::ValidateBatch(batch) => self.validate_batch(caller, batch),
+            other => self.acknowledge(other, self.answer_other(caller, other)).into(),
+        }
+    }
+
+    /// Answers a request, at once or later, with a message.
+    pub fn answer(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
+        self.reply(caller, ask).into()
+    }
+
+    /// All but what is asked of the hot path.
+    fn answer_other(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Ask<'_>) -> Now {
+        match ask {
+            Ask::Validate(_) | Ask::ValidateBatch(_) => self.reply(caller, ask).into(),
             Ask::Issue(request) => {
                 let (service, caller, request) = (Arc::clone(self), Arc::clone(caller), request.clone());
                 later(async move { service.issue(&caller, request).await.map(|it| Answer::Issued(Box::new(it))) })
@@ -316,6 +348,7 @@ impl Service {
 
     /// From now on every request is answered with `stopping`.
     pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
         self.stopping.send_replace(true);
     }
 
@@ -381,8 +414,8 @@ fn ready(result: Result<Answer, Failure>) -> Now {
     Now::Ready(result.unwrap_or_else(Answer::Error))
 }
 
-fn later(answer: impl Future<Output = Result<Answer, Failure>> + Send + 'static) -> Now {
-    Now::Later(Box::pin(async move { answer.await.unwrap_or_else(Answer::Error) }))
+fn later<A: From<Answer>>(answer: impl Future<Output = Result<A, Failure>> + Send + 'static) -> Now<A> {
+    Now::Later(Box::pin(async move { answer.await.unwrap_or_else(|failure| Answer::Error(failure).into()) }))
 }
 
 fn not_permitted() -> Failure {

@@ -6,22 +6,22 @@
 
 use std::sync::Arc;
 
-use super::changes::GivenUp;
-use super::{Caller, Now, Service, invalid, later, not_permitted, store_failure};
+use super::changes::{GivenUp, announce};
+use super::{Caller, Now, Service, audit_unavailable, invalid, later, not_permitted, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
 use crate::peer::CONTAINER_UNKNOWN;
 use crate::policy::{self, Ownership};
+use crate::protocol::IDS_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::filter::{Condition, FILTER_TEXT_MAX, Filter};
 use crate::protocol::message::{Answer, Changed, Failure};
-use crate::protocol::{IDS_MAX, NOTE_MAX, is_clean};
-use crate::registry::{Invalid, filter};
+use crate::registry::filter;
 use crate::store::order::{Order, Own};
 use crate::store::record::{Ending, TokenRecord};
 use crate::store::{Counted, Placed, Scan, Store, StoreError, Txn, select};
 use crate::time::UnixTime;
-use crate::token::{self, TokenId};
+use crate::token::TokenId;
 
 pub(super) use crate::store::order::What;
 
@@ -44,11 +44,8 @@ struct Wanted {
     by_uid: u32,
 }
 
-/// Changes that a resumption of many counts for, of the 1,000 that a peer without full rights has in a minute.
-const CHANGES_EACH: usize = 100;
-
 impl Service {
-    /// `reason` is as the peer sent it, not checked yet.
+    /// `reason` is checked already.
     pub(super) fn order(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -57,16 +54,18 @@ impl Service {
         reason: Option<String>,
         dry_run: bool,
     ) -> Now {
-        let reason = reason.filter(|reason| !reason.is_empty());
-        if let Err(failure) = check(&filter, reason.as_deref()) {
+        if let Err(failure) = check(&filter) {
             return Now::failure(failure);
         }
         let (service, caller) = (Arc::clone(self), Arc::clone(caller));
         later(async move {
             let own = service.order_scope(&caller, operation(what)).await?;
-            // By turns these go on without end, and each may rewrite all that the peer has.
-            if what == What::Resume && !dry_run && !caller.standing(&service.settings()).full {
-                service.count_changes(&caller, CHANGES_EACH)?;
+            if !dry_run {
+                // Before the commit: what can't be recorded is not made. To take away goes through all the same.
+                if what == What::Resume && !service.audit.ready() {
+                    return Err(audit_unavailable());
+                }
+                service.may_order_again(&caller, what)?;
             }
             let (at, by_uid) = (service.clock.now(), caller.peer.uid);
             let wanted = Wanted { what, filter, reason, own, at, by_uid };
@@ -123,7 +122,7 @@ impl Service {
                     return Ok((Given::Counted(Counted::default()), Vec::new()));
                 }
                 event.count = known.as_ref().map(|known| known.count);
-                super::changes::announce(txn, &mut event)?;
+                let event = announce(txn, event)?;
                 let placed = txn.order(draft)?;
                 let given = known.map_or(Given::Placed(placed), Given::Counted);
                 Ok((given, vec![event]))
@@ -199,17 +198,10 @@ enum Given {
 }
 
 /// Refuses what is no order: one for all tokens must say so, and each must be one that its audit line says in full.
-fn check(filter: &Filter, reason: Option<&str>) -> Result<(), Failure> {
+fn check(filter: &Filter) -> Result<(), Failure> {
     if filter.is_empty() {
         let text = "no filter is given: say which tokens, or --all for every one of them";
         return Err(Failure::new(ErrorCode::BadRequest, text));
-    }
-    match reason {
-        Some(reason) if token::holds_token(reason) => return Err(invalid(Invalid::LooksLikeToken("reason"))),
-        Some(reason) if !is_clean(reason, NOTE_MAX) => {
-            return Err(invalid(Invalid::Text { field: "reason", max: NOTE_MAX }));
-        }
-        _ => {}
     }
     filter::check(filter).map_err(invalid)?;
     let text = filter.to_string();

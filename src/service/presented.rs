@@ -8,14 +8,13 @@ use std::sync::Arc;
 use super::Service;
 use crate::protocol::code::Reason;
 use crate::registry::validate::is_genuine;
-use crate::store::record::TokenRecord;
-use crate::store::{Lookup, StoreError};
+use crate::store::{HotRecord, Lookup, StoreError};
 use crate::token::{self, Token, TokenId, imported};
 
 /// What a text comes to.
 pub(super) enum Presented {
     /// It is this token's, read when its slot of the epoch page had this value.
-    Known(Arc<TokenRecord>, u64),
+    Known(Arc<HotRecord>, u64),
     /// It is no token's here. The id is what it claims, and nothing that it proves.
     Stranger(Reason, Option<TokenId>),
 }
@@ -25,7 +24,7 @@ impl Service {
         let stranger = match Token::parse(text) {
             Ok(token) => {
                 let Lookup { slot, record: found } = self.store.lookup(token.id)?;
-                let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref());
+                let genuine = is_genuine(self.keyring.digest_key(), &token, found.as_deref().map(|record| &**record));
                 match found {
                     Some(record) if genuine => return Ok(Presented::Known(record, slot)),
                     _ => Presented::Stranger(Reason::Unknown, Some(token.id)),
@@ -41,7 +40,7 @@ impl Service {
         Ok(stranger)
     }
 
-    fn imported(&self, text: &str) -> Result<Option<(Arc<TokenRecord>, u64)>, StoreError> {
+    fn imported(&self, text: &str) -> Result<Option<(Arc<HotRecord>, u64)>, StoreError> {
         if !imported::may_be(text) {
             return Ok(None);
         }

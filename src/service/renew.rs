@@ -27,7 +27,7 @@ impl Service {
             event.peer = Some(right.caller.peer.label());
             event.note = record.expires_at.map(|at| format!("expires at {at}"));
             txn.put(record.clone(), Effect::Extends)?;
-            announce(txn, &mut event)?;
+            let event = announce(txn, event)?;
             Ok((record, vec![event]))
         };
         match self.commit(caller, 1, job).await.map_err(|error| store_failure(&error))? {

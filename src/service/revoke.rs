@@ -113,8 +113,7 @@ impl Service {
                     event.peer = Some(right.caller.peer.label());
                     event.note = right.is_holders().then(|| "by who held it".to_owned());
                     txn.put(record, Effect::Restricts)?;
-                    announce(txn, &mut event)?;
-                    events.push(event);
+                    events.push(announce(txn, event)?);
                 }
                 for record in good_again {
                     events.push(undo_rotation(txn, record, Some(right.caller.peer.label()))?);
@@ -149,8 +148,7 @@ pub(super) fn undo_rotation(
     event.peer = peer;
     event.note = Some("its successor was revoked before it was used".to_owned());
     txn.put(record, Effect::Extends)?;
-    announce(txn, &mut event)?;
-    Ok(event)
+    announce(txn, event)
 }
 
 /// The predecessors of unused successors among `revoked`, as they are without those.

@@ -5,13 +5,15 @@
 use std::sync::Arc;
 
 use super::changes::{GivenUp, not_found, ownership};
-use super::{CHANGES_RATE, Caller, Service, Settings};
+use super::orders::What;
+use super::{CHANGES_RATE, Caller, ORDER_CHANGES, RESUME_ORDER_CHANGES, Service, Settings};
 use crate::config::Operation;
 use crate::policy::{self, Decision, Ownership};
 use crate::protocol::IDS_MAX;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{Failure, Handle};
 use crate::registry::edit::Hand;
+use crate::registry::rate::Spent;
 use crate::store::Txn;
 use crate::store::record::TokenRecord;
 use crate::token::{self, TokenId};
@@ -166,17 +168,33 @@ impl Service {
 
     /// Counts `changes` that the peer could make without end; those that only take away for good are not asked of this.
     pub(super) fn may_change_again(&self, right: &Right, changes: usize) -> Result<(), Failure> {
-        if right.is_full() { Ok(()) } else { self.count_changes(&right.caller, changes) }
-    }
-
-    /// The same, of a peer without full rights.
-    pub(super) fn count_changes(&self, caller: &Caller, changes: usize) -> Result<(), Failure> {
-        let (uid, now) = (caller.peer.uid, self.clock.boottime());
-        if (0..changes).all(|_| self.changes.allow(uid, CHANGES_RATE, now, true)) {
+        if right.is_full() {
             return Ok(());
         }
-        let what = "edits, renewals and resumptions in a minute";
-        Err(self.over_limit(caller, what, CHANGES_RATE.count.into()))
+        let changes = u32::try_from(changes).unwrap_or(u32::MAX);
+        match self.changes.spend(right.caller.peer.uid, changes, CHANGES_RATE, self.clock.boottime()) {
+            Spent::Counted => Ok(()),
+            Spent::Over | Spent::Crowded => Err(self.over_changes(&right.caller)),
+        }
+    }
+
+    /// The same of an order.
+    pub(super) fn may_order_again(&self, caller: &Caller, what: What) -> Result<(), Failure> {
+        if caller.standing(&self.settings()).full {
+            return Ok(());
+        }
+        let changes = if what == What::Resume { RESUME_ORDER_CHANGES } else { ORDER_CHANGES };
+        match self.changes.spend(caller.peer.uid, changes, CHANGES_RATE, self.clock.boottime()) {
+            Spent::Counted => Ok(()),
+            // Others have taken all the room to count in: what takes away is not refused for that.
+            Spent::Crowded if what != What::Resume => Ok(()),
+            Spent::Over | Spent::Crowded => Err(self.over_changes(caller)),
+        }
+    }
+
+    fn over_changes(&self, caller: &Caller) -> Failure {
+        let what = "edits, renewals, resumptions and changes by filter in a minute";
+        self.over_limit(caller, what, CHANGES_RATE.count.into())
     }
 
     /// The answer about a token that is not there, to who may do this only to its own: as about another's.

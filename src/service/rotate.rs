@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use super::changes::{GivenUp, announce, event_about};
+use super::issue::ask_of;
 use super::right::Right;
 use super::{Caller, Service, audit_unavailable, invalid, store_failure};
 use crate::audit::{AuditEvent, EventKind};
 use crate::config::Operation;
-use crate::policy::{self, Decision, IssueAsk};
+use crate::policy::{self, Decision};
 use crate::protocol::message::{self, Failure, SecretText};
 use crate::registry::issue::plan;
 use crate::registry::rotate::{How, Kin, Rotated, grace, like, rotate};
@@ -92,8 +93,7 @@ fn put(
         event.peer = Some(right.caller.peer.label());
         event.note = Some(note);
         txn.put(record.clone(), effect)?;
-        announce(txn, &mut event)?;
-        events.push(event);
+        events.push(announce(txn, event)?);
         Ok::<(), GivenUp>(())
     };
     let ends =
@@ -117,14 +117,7 @@ fn put(
 fn lifetime_afresh(right: &Right, model: &TokenRecord) -> Option<std::time::Duration> {
     let Right { caller, settings, .. } = right;
     let plan = plan(&like(model), &settings.rules).ok()?;
-    let ask = policy::Ask::issue(IssueAsk {
-        subject: &model.subject,
-        own_name: right.own_name(),
-        kind: plan.kind,
-        scopes: &plan.scopes,
-        ttl: plan.ttl,
-        profile: plan.profile.as_deref(),
-    });
+    let ask = policy::Ask::issue(ask_of(&plan, &model.subject, right.own_name()));
     match settings.policy.decide(&caller.peer, &caller.standing(settings), &ask) {
         Decision::Granted(_) => plan.max_lifetime,
         Decision::Denied { .. } => None,

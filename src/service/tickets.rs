@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::validate::Question;
 use crate::codec;
 use crate::protocol::TICKET_MAX;
+use crate::protocol::message::Validate;
 use crate::time::UnixTime;
 use crate::token::TokenId;
 use crate::vault::Keyring;
@@ -68,16 +68,10 @@ impl<'a> Granted<'a> {
         Some(granted)
     }
 
-    /// The question that it answers.
-    pub(super) fn question(&self) -> Question {
-        Question {
-            scopes: self.scopes.iter().map(|&scope| scope.to_owned()).collect(),
-            audience: self.audience.map(str::to_owned),
-            from: self.from,
-            from_asserted: self.from_asserted,
-            note: None,
-            peek: false,
-        }
+    /// The question that it answers, without the token.
+    pub(super) fn ask(&self) -> Validate<'a> {
+        let Self { scopes, audience, from, .. } = self.clone();
+        Validate { token: "", scopes, audience, from, note: None, peek: false }
     }
 }
 

@@ -6,26 +6,28 @@
 
 use std::sync::Arc;
 
+use super::body::Told;
 use super::changes::announce;
-use super::validate::{Judged, Question, event_of_use, inactive, not_kept, verdict};
+use super::lines::event_of_use;
+use super::validate::{Judged, Question};
 use super::{Caller, Service, audit_unavailable, store_failure};
 use crate::audit::AuditEvent;
 use crate::protocol::code::Reason;
-use crate::protocol::message::{Failure, Stamped};
+use crate::protocol::message::Failure;
 use crate::registry::validate::{Circumstances, Judgement, judge};
 use crate::registry::{family, first_use};
 use crate::store::record::TokenRecord;
-use crate::store::{Effect, StoreError, Txn};
+use crate::store::{Effect, HotRecord, StoreError, Txn};
 use crate::token::TokenId;
 
 /// How a use ended inside the transaction.
 enum Counted {
     /// It is counted; its line is in the outbox.
-    Use(Box<TokenRecord>),
+    Use(Arc<HotRecord>),
     /// There was nothing to count any more: another's use was the first.
-    Plain(Box<TokenRecord>),
+    Plain(Arc<HotRecord>),
     /// It is not good, as it stands now.
-    Not(Box<TokenRecord>, Reason, Vec<String>),
+    Not(Arc<HotRecord>, Reason, Vec<String>),
     /// It has been removed.
     Gone,
 }
@@ -36,7 +38,7 @@ impl Service {
         caller: Arc<Caller>,
         id: TokenId,
         question: Question,
-    ) -> Result<Stamped, Failure> {
+    ) -> Result<Told, Failure> {
         if !self.audit.ready() {
             return Err(audit_unavailable());
         }
@@ -53,24 +55,32 @@ impl Service {
                     line.wait().await.map_err(|_| audit_unavailable())?;
                 }
                 self.note_use(&caller, id, question.from, false, now);
-                Ok(not_kept(verdict(&record, None, Vec::new(), now)))
+                Ok(Told::active(record, now, None))
             }
             // The first use is durable: this one is like any other.
             Counted::Plain(record) => {
-                let from = question.from;
-                // The record was not read under its slot.
-                match self.active(&caller, Arc::from(record), &question.ask(), from, now, || question.clone(), None) {
-                    Judged::Ready(stamped) => stamped,
-                    Judged::Later(stamped) => stamped.await,
+                let judged = {
+                    let ask = question.ask();
+                    // The record was not read under its slot: nothing may be kept.
+                    self.active(&caller, record, question.asked(&ask), now, None)
+                };
+                match judged {
+                    Judged::Ready(told) => told,
+                    Judged::Unwritten(line) => self.written(&caller, line).await,
+                    Judged::Later(told) => told.await,
                 }
             }
             Counted::Not(record, reason, missing) => {
-                if let Some(told) = self.refuse_known(&caller, &record, &question, reason, now) {
-                    let _ = told.await;
+                let waits = {
+                    let ask = question.ask();
+                    self.refuse_known(&caller, &record, question.asked(&ask), reason, now)
+                };
+                if let Some(waits) = waits {
+                    let _ = waits.await;
                 }
-                Ok(not_kept(verdict(&record, Some(reason), missing, now)))
+                Ok(Told::not_good(record, reason, missing, now))
             }
-            Counted::Gone => Ok(not_kept(inactive(Reason::Unknown))),
+            Counted::Gone => Ok(Told::inactive(Reason::Unknown)),
         }
     }
 }
@@ -94,17 +104,18 @@ fn count(
         unit: caller.peer.unit.as_deref(),
         uid: caller.uid(),
     };
+    let shared = |record: TokenRecord| Arc::new(HotRecord::new(record));
     match judge(&record, &circumstances) {
-        Judgement::Bad(reason) => return none(Counted::Not(Box::new(record), reason, Vec::new())),
-        Judgement::Lacks(missing) => return none(Counted::Not(Box::new(record), Reason::InsufficientScope, missing)),
+        Judgement::Bad(reason) => return none(Counted::Not(shared(record), reason, Vec::new())),
+        Judgement::Lacks(missing) => return none(Counted::Not(shared(record), Reason::InsufficientScope, missing)),
         Judgement::Good => {}
     }
     let relatives = family::near(&record, now, |id| txn.record(id))?;
     if record.max_uses.is_some_and(|max| first_use::uses(&record, &relatives, now) >= max) {
-        return none(Counted::Not(Box::new(record), Reason::Exhausted, Vec::new()));
+        return none(Counted::Not(shared(record), Reason::Exhausted, Vec::new()));
     }
     let Some(spent) = first_use::spend(&record, relatives, now) else {
-        return none(Counted::Plain(Box::new(record)));
+        return none(Counted::Plain(shared(record)));
     };
     for relative in spent.relatives {
         txn.put(relative, Effect::Restricts)?;
@@ -113,7 +124,7 @@ fn count(
     // durable: until then every other asker comes here too, and none is answered before the first.
     let effect = if spent.used.max_uses.is_some() { Effect::Restricts } else { Effect::Extends };
     txn.put(spent.used.clone(), effect)?;
-    let mut event = event_of_use(&spent.used, question, caller.peer.label(), None, now);
+    let mut event = event_of_use(&spent.used, question.asked(&question.ask()), caller.peer.label(), None, now);
     if spent.first {
         let said = match spent.ends {
             Some((id, at)) => format!("first use: its predecessor {id} ends at {at}"),
@@ -121,6 +132,6 @@ fn count(
         };
         event.note = Some(event.note.map_or(said.clone(), |note| format!("{said}; {note}")));
     }
-    announce(txn, &mut event)?;
-    Ok((Counted::Use(Box::new(spent.used)), vec![event]))
+    let event = announce(txn, event)?;
+    Ok((Counted::Use(shared(spent.used)), vec![event]))
 }

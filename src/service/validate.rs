@@ -1,44 +1,79 @@
 //! validate: the hot path. No wait, no lock that a slow disk can hold, unless the token's uses are counted or the
-//! audit line is the first of its window.
+//! audit line is the first of its window. Nothing of the request is copied before it is known that it must outlive it.
 
-use std::hash::Hash;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::oneshot;
 
+use super::body::{Body, Told};
 use super::keep::Epoch;
 use super::presented::Presented;
 use super::{Caller, Now, Service, audit_unavailable, invalid, later, store_failure};
-use crate::audit::{AuditEvent, EventKind, Recording, Refusal, UseKey};
+use crate::audit::{Receipt, Recording};
 use crate::config::AssertAddress;
-use crate::peer::Peer;
 use crate::policy::{self, Grant};
 use crate::protocol::code::{ErrorCode, Reason};
-use crate::protocol::message::{Answer, Failure, Stamped, Validate, Verdict};
+use crate::protocol::message::{Cacheable, Failure, Validate};
 use crate::protocol::{BATCH_MAX, NAME_MAX, NOTE_MAX, is_clean};
 use crate::registry::validate::{Circumstances, Judgement, is_exhausted, judge};
-use crate::registry::{Invalid, canonical, first_use, view};
+use crate::registry::{Invalid, canonical, first_use};
 use crate::scope::{self, SCOPES_MAX};
-use crate::store::record::{LastUse, TokenRecord};
+use crate::store::HotRecord;
+use crate::store::record::TokenRecord;
 use crate::time::UnixTime;
-use crate::token::{TEXT_MAX, TokenId};
+use crate::token::TEXT_MAX;
 
-/// A verdict, or the promise of one.
+/// A verdict, or what it waits for.
 pub(super) enum Judged {
-    Ready(Result<Stamped, Failure>),
-    Later(std::pin::Pin<Box<dyn Future<Output = Result<Stamped, Failure>> + Send>>),
+    Ready(Result<Told, Failure>),
+    /// It is good as soon as its line is written.
+    Unwritten(Unwritten),
+    Later(Pin<Box<dyn Future<Output = Result<Told, Failure>> + Send>>),
 }
 
-/// What a request says besides the token, checked; owned, because it may outlive the frame.
+/// An *active* that waits for its line.
+pub(super) struct Unwritten {
+    receipt: Receipt,
+    record: Arc<HotRecord>,
+    from: Option<IpAddr>,
+    peek: bool,
+    now: UnixTime,
+    /// How it may be kept.
+    cache: Option<Box<Cacheable>>,
+}
+
+/// What a request says besides the token, and what its word for the client's address is worth.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) ask: &'a Validate<'a>,
+    pub(super) from: Option<IpAddr>,
+    pub(super) from_asserted: bool,
+}
+
+/// The same, owned: for what outlives the frame.
 #[derive(Clone)]
 pub(super) struct Question {
     pub(super) scopes: Vec<String>,
     pub(super) audience: Option<String>,
-    pub(super) from: Option<std::net::IpAddr>,
+    pub(super) from: Option<IpAddr>,
     pub(super) from_asserted: bool,
     pub(super) note: Option<String>,
     pub(super) peek: bool,
+}
+
+impl Asked<'_> {
+    pub(super) fn owned(&self) -> Question {
+        Question {
+            scopes: self.ask.scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            audience: self.ask.audience.map(str::to_owned),
+            from: self.from,
+            from_asserted: self.from_asserted,
+            note: self.ask.note.map(str::to_owned),
+            peek: self.ask.peek,
+        }
+    }
 }
 
 impl Question {
@@ -53,6 +88,11 @@ impl Question {
             peek: self.peek,
         }
     }
+
+    /// As it was asked: `ask` is what [`Self::ask`] gave.
+    pub(super) fn asked<'a>(&self, ask: &'a Validate<'a>) -> Asked<'a> {
+        Asked { ask, from: self.from, from_asserted: self.from_asserted }
+    }
 }
 
 /// How a validation ended.
@@ -62,26 +102,26 @@ enum Outcome {
 }
 
 impl Service {
-    pub(super) fn validate(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Now {
+    pub(super) fn validate(self: &Arc<Self>, caller: &Arc<Caller>, ask: &Validate<'_>) -> Now<Body> {
         // Before policy and everything else that the verdict rests on.
-        let generation = self.store.epoch();
+        let generation = caller.keeps().then(|| self.store.epoch());
         let grant = match self.permitted(caller, ask) {
             Ok(grant) => grant,
             Err(failure) => return Now::failure(failure),
         };
-        let keeps = caller.keeps();
-        let answer = move |stamped: Stamped| match keeps {
-            true => Answer::Stamped(Box::new(stamped)),
-            false => Answer::Verdict(Box::new(stamped.verdict)),
-        };
-        match self.judged(caller, ask, &grant, keeps.then_some(generation)) {
-            Judged::Ready(Ok(stamped)) => Now::Ready(answer(stamped)),
+        let body = if generation.is_some() { Body::Stamped } else { Body::Verdict };
+        match self.judged(caller, ask, &grant, self.clock.now(), generation) {
+            Judged::Ready(Ok(told)) => Now::Ready(body(told)),
             Judged::Ready(Err(failure)) => Now::failure(failure),
-            Judged::Later(stamped) => later(async move { stamped.await.map(answer) }),
+            Judged::Unwritten(line) => {
+                let (service, caller) = (Arc::clone(self), Arc::clone(caller));
+                later(async move { service.written(&caller, line).await.map(body) })
+            }
+            Judged::Later(told) => later(async move { told.await.map(body) }),
         }
     }
 
-    pub(super) fn validate_batch(self: &Arc<Self>, caller: &Arc<Caller>, batch: &[Validate<'_>]) -> Now {
+    pub(super) fn validate_batch(self: &Arc<Self>, caller: &Arc<Caller>, batch: &[Validate<'_>]) -> Now<Body> {
         if batch.is_empty() || batch.len() > BATCH_MAX {
             return Now::failure(Failure::new(ErrorCode::BadRequest, format!("a batch has 1 to {BATCH_MAX} tokens")));
         }
@@ -91,29 +131,54 @@ impl Service {
             Ok(grants) => grants,
             Err(failure) => return Now::failure(failure),
         };
-        let judged: Vec<Judged> =
-            batch.iter().zip(&grants).map(|(ask, grant)| self.judged(caller, ask, grant, None)).collect();
-        if judged.iter().all(|it| matches!(it, Judged::Ready(_))) {
-            let verdicts = judged.into_iter().map(|it| match it {
-                Judged::Ready(stamped) => stamped.map(|it| it.verdict),
-                Judged::Later(_) => unreachable!("all were seen to be ready"),
-            });
-            return match verdicts.collect() {
-                Ok(verdicts) => Now::Ready(Answer::Verdicts(verdicts)),
-                Err(failure) => Now::failure(failure),
-            };
+        let now = self.clock.now();
+        let mut ready = Vec::with_capacity(batch.len());
+        let mut waiting = Vec::new();
+        for (ask, grant) in batch.iter().zip(&grants) {
+            match self.judged(caller, ask, grant, now, None) {
+                Judged::Ready(Ok(told)) => ready.push(Some(told)),
+                Judged::Ready(Err(failure)) => return Now::failure(failure),
+                waits => {
+                    waiting.push((ready.len(), waits));
+                    ready.push(None);
+                }
+            }
         }
+        let verdicts = |all: Vec<Option<Told>>| Body::Verdicts(all.into_iter().flatten().collect());
+        if waiting.is_empty() {
+            return Now::Ready(verdicts(ready));
+        }
+        let (service, caller) = (Arc::clone(self), Arc::clone(caller));
         later(async move {
-            // All at once, so that counted uses share a commit.
-            let verdicts = join_all(judged.into_iter().map(|it| async move {
-                let stamped = match it {
-                    Judged::Ready(stamped) => stamped,
-                    Judged::Later(stamped) => stamped.await,
-                };
-                stamped.map(|it| it.verdict)
-            }));
-            verdicts.await.into_iter().collect::<Result<_, _>>().map(Answer::Verdicts)
+            service.gather(&caller, waiting, &mut ready).await?;
+            Ok(verdicts(ready))
         })
+    }
+
+    /// Waits for those of a batch that wait, and puts each in its place.
+    async fn gather(
+        self: &Arc<Self>,
+        caller: &Caller,
+        waiting: Vec<(usize, Judged)>,
+        told: &mut [Option<Told>],
+    ) -> Result<(), Failure> {
+        let (mut lines, mut counted) = (Vec::new(), Vec::new());
+        for (place, judged) in waiting {
+            match judged {
+                Judged::Ready(verdict) => told[place] = Some(verdict?),
+                Judged::Unwritten(line) => lines.push((place, line)),
+                Judged::Later(verdict) => counted.push(async move { (place, verdict.await) }),
+            }
+        }
+        // All at once, so that counted uses share a commit.
+        for (place, verdict) in join_all(counted).await {
+            told[place] = Some(verdict?);
+        }
+        // One after the other: they are on their way already, and are mostly written together.
+        for (place, line) in lines {
+            told[place] = Some(self.written(caller, line).await?);
+        }
+        Ok(())
     }
 
     /// Whether it may be asked at all: policy, then form. Nothing of the token is looked at.
@@ -128,16 +193,16 @@ impl Service {
         caller: &Arc<Caller>,
         ask: &Validate<'_>,
         grant: &Grant,
+        now: UnixTime,
         generation: Option<u64>,
     ) -> Judged {
-        let now = self.clock.now();
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
-        let from = ask.from.map(canonical);
+        let asked = Asked { ask, from: ask.from.map(canonical), from_asserted };
         let (record, slot) = match self.presented(ask.token) {
             Ok(Presented::Known(record, slot)) => (record, slot),
             Ok(Presented::Stranger(reason, id)) => {
-                let verdict = self.stranger(caller, ask, from, from_asserted, reason, id, now);
-                return Judged::Ready(Ok(not_kept(verdict)));
+                self.refuse_stranger(caller, asked, reason, id, now);
+                return Judged::Ready(Ok(Told::inactive(reason)));
             }
             Err(error) => return Judged::Ready(Err(store_failure(&error))),
         };
@@ -145,7 +210,7 @@ impl Service {
             now,
             scopes: &ask.scopes,
             audience: ask.audience,
-            from: from.filter(|_| from_asserted),
+            from: asked.from.filter(|_| from_asserted),
             unit: caller.peer.unit.as_deref(),
             uid: caller.uid(),
         };
@@ -154,41 +219,34 @@ impl Service {
             Judgement::Bad(reason) => Outcome::Inactive(reason, Vec::new()),
             Judgement::Lacks(missing) => Outcome::Inactive(Reason::InsufficientScope, missing),
         };
-        let question = || Question {
-            scopes: ask.scopes.iter().map(|&scope| scope.to_owned()).collect(),
-            audience: ask.audience.map(str::to_owned),
-            from,
-            from_asserted,
-            note: ask.note.map(str::to_owned),
-            peek: ask.peek,
-        };
         match outcome {
             Outcome::Inactive(reason, missing) => {
-                let verdict = not_kept(verdict(&record, Some(reason), missing, now));
-                match self.refuse_known(caller, &record, &question(), reason, now) {
-                    None => Judged::Ready(Ok(verdict)),
-                    Some(told) => Judged::Later(Box::pin(async move {
+                let waits = self.refuse_known(caller, &record, asked, reason, now);
+                let told = Told::not_good(record, reason, missing, now);
+                match waits {
+                    None => Judged::Ready(Ok(told)),
+                    Some(waits) => Judged::Later(Box::pin(async move {
                         // Told or not, the verdict is what it is.
-                        let _ = told.await;
-                        Ok(verdict)
+                        let _ = waits.await;
+                        Ok(told)
                     })),
                 }
             }
             Outcome::Active if first_use::is_counted(&record) && !ask.peek => {
-                let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), question());
+                let (service, caller, question) = (Arc::clone(self), Arc::clone(caller), asked.owned());
                 Judged::Later(Box::pin(async move { service.count_use(caller, record.id, question).await }))
             }
             Outcome::Active => {
                 let epoch = generation.map(|generation| Epoch { generation, slot });
-                self.active(caller, record, ask, from, now, question, epoch)
+                self.active(caller, record, asked, now, epoch)
             }
         }
     }
 
     /// Rate, then uses. The rate is spent only when both have room, and the use only when it is committed.
     fn spend(&self, record: &TokenRecord, peek: bool) -> Outcome {
-        let boottime = self.clock.boottime();
-        let within = |spend| record.rate.is_none_or(|rate| self.rates.allow(record.family, rate, boottime, spend));
+        let within =
+            |spend| record.rate.is_none_or(|rate| self.rates.allow(record.family, rate, self.clock.boottime(), spend));
         if !within(false) {
             return Outcome::Inactive(Reason::RateLimited, Vec::new());
         }
@@ -202,131 +260,32 @@ impl Service {
     }
 
     /// An *active* whose line is counted with others', or is the first of its window and is waited for.
-    #[allow(clippy::too_many_arguments, reason = "the hot path copies nothing that it may not need")]
     pub(super) fn active(
-        self: &Arc<Self>,
-        caller: &Arc<Caller>,
-        record: Arc<TokenRecord>,
-        ask: &Validate<'_>,
-        from: Option<std::net::IpAddr>,
+        &self,
+        caller: &Caller,
+        record: Arc<HotRecord>,
+        asked: Asked<'_>,
         now: UnixTime,
-        question: impl Fn() -> Question,
         epoch: Option<Epoch>,
     ) -> Judged {
-        let key = use_key(&caller.peer, ask, record.id, from);
-        let recording = self.audit.used(key, now, || self.use_event(caller, &record, &question(), None, now));
-        let cache = epoch.and_then(|epoch| self.cacheable(&record, &question(), epoch, caller.peer.uid, now));
-        let good = Stamped { verdict: verdict(&record, None, Vec::new(), now), cache };
-        match recording {
+        let (from, peek) = (asked.from, asked.ask.peek);
+        let cache = epoch.and_then(|epoch| self.cacheable(&record, asked, epoch, caller.peer.uid, now));
+        match self.record_use(caller, &record, asked, now) {
             Recording::Done => {
-                self.note_use(caller, record.id, from, ask.peek, now);
-                Judged::Ready(Ok(good))
+                self.note_use(caller, record.id, from, peek, now);
+                Judged::Ready(Ok(Told::active(record, now, cache)))
             }
             Recording::Unavailable => Judged::Ready(Err(audit_unavailable())),
-            Recording::Wait(receipt) => {
-                let (service, caller, peek) = (Arc::clone(self), Arc::clone(caller), ask.peek);
-                Judged::Later(Box::pin(async move {
-                    receipt.wait().await.map_err(|_| audit_unavailable())?;
-                    service.note_use(&caller, record.id, from, peek, now);
-                    Ok(good)
-                }))
-            }
+            Recording::Wait(receipt) => Judged::Unwritten(Unwritten { receipt, record, from, peek, now, cache }),
         }
     }
 
-    /// Somebody who did not show the right secret: told one of two reasons, and nothing else.
-    #[allow(clippy::too_many_arguments, reason = "what a line needs, nothing of it made before it is needed")]
-    fn stranger(
-        &self,
-        caller: &Caller,
-        ask: &Validate<'_>,
-        from: Option<std::net::IpAddr>,
-        from_asserted: bool,
-        reason: Reason,
-        id: Option<TokenId>,
-        now: UnixTime,
-    ) -> Verdict {
-        let key = refusal_key(&caller.peer, None, reason.name());
-        self.audit.refused(key, self.refusal(caller), false, now, || {
-            let mut event = AuditEvent::new(EventKind::Deny, now);
-            event.outcome = Some("inactive".into());
-            event.reason = Some(reason.name().into());
-            event.id = id;
-            event.peer = Some(caller.peer.label());
-            event.scopes = Some(ask.scopes.iter().map(|&scope| scope.to_owned()).collect());
-            event.audience = ask.audience.map(str::to_owned);
-            event.from = from;
-            event.from_asserted = from.map(|_| from_asserted);
-            event.note = ask.note.map(str::to_owned);
-            event
-        });
-        inactive(reason)
-    }
-
-    /// A refusal to who showed the right secret. A canary and a rotated-out token are alerts, which may be something to
-    /// wait for.
-    pub(super) fn refuse_known(
-        self: &Arc<Self>,
-        caller: &Arc<Caller>,
-        record: &TokenRecord,
-        question: &Question,
-        reason: Reason,
-        now: UnixTime,
-    ) -> Option<oneshot::Receiver<()>> {
-        if matches!(reason, Reason::Canary | Reason::Rotated) {
-            return self.alert(caller, record, question, reason, now);
-        }
-        self.refuse_shared(caller, record, question, reason, now);
-        None
-    }
-
-    /// The line of a refusal, coalesced by token and reason, within the uid's budget of lines.
-    pub(super) fn refuse_shared(
-        &self,
-        caller: &Caller,
-        record: &TokenRecord,
-        question: &Question,
-        reason: Reason,
-        now: UnixTime,
-    ) {
-        let key = refusal_key(&caller.peer, Some(record.id), reason.name());
-        let refusal = self.refusal(caller);
-        self.audit.refused(key, refusal, false, now, || self.use_event(caller, record, question, Some(reason), now));
-    }
-
-    pub(super) fn refuse_plain(&self, peer: &Peer, reason: &'static str, event: AuditEvent) {
-        let refusal = Refusal { uid: peer.uid, exempt: self.settings().policy.standing(peer).full };
-        self.audit.refused(refusal_key(peer, None, reason), refusal, false, event.time, || event);
-    }
-
-    /// Whose budget of lines a refusal is charged to; peers with full rights have none.
-    pub(super) fn refusal(&self, caller: &Caller) -> Refusal {
-        Refusal { uid: caller.peer.uid, exempt: caller.known(self).standing.full }
-    }
-
-    fn use_event(
-        &self,
-        caller: &Caller,
-        record: &TokenRecord,
-        question: &Question,
-        reason: Option<Reason>,
-        now: UnixTime,
-    ) -> AuditEvent {
-        event_of_use(record, question, caller.peer.label(), reason, now)
-    }
-
-    pub(super) fn note_use(
-        &self,
-        caller: &Caller,
-        id: TokenId,
-        from: Option<std::net::IpAddr>,
-        peek: bool,
-        now: UnixTime,
-    ) {
-        if !peek {
-            let unit = caller.peer.unit.as_deref().map(str::to_owned);
-            self.store.note_use(id, LastUse { at: now, unit, uid: caller.peer.uid, from, count: 1, by: Vec::new() });
-        }
+    /// Waits for the line, and says that the token is good.
+    pub(super) async fn written(&self, caller: &Caller, line: Unwritten) -> Result<Told, Failure> {
+        let Unwritten { receipt, record, from, peek, now, cache } = line;
+        receipt.wait().await.map_err(|_| audit_unavailable())?;
+        self.note_use(caller, record.id, from, peek, now);
+        Ok(Told::active(record, now, cache))
     }
 }
 
@@ -352,70 +311,4 @@ fn check(ask: &Validate<'_>) -> Result<(), Failure> {
         return Err(invalid(Invalid::LooksLikeToken("note")));
     }
     Ok(())
-}
-
-/// Uses are alike when token, process, address and all that was asked are the same.
-fn use_key(peer: &Peer, ask: &Validate<'_>, id: TokenId, from: Option<std::net::IpAddr>) -> UseKey {
-    UseKey::of(|hasher| {
-        (id, peer.pid, peer.uid, peer.unit.as_deref(), from).hash(hasher);
-        (&ask.scopes, ask.audience, ask.note, ask.peek).hash(hasher);
-    })
-}
-
-/// Refusals are alike by uid, unit and reason; those of a token that was really shown, by token too.
-fn refusal_key(peer: &Peer, id: Option<TokenId>, reason: &'static str) -> UseKey {
-    UseKey::of(|hasher| (id, peer.uid, peer.unit.as_deref(), reason).hash(hasher))
-}
-
-pub(super) fn event_of_use(
-    record: &TokenRecord,
-    question: &Question,
-    peer: crate::peer::PeerLabel,
-    reason: Option<Reason>,
-    now: UnixTime,
-) -> AuditEvent {
-    let kind = match reason {
-        None => EventKind::Use,
-        Some(Reason::Canary) => EventKind::Canary,
-        Some(Reason::Rotated) => EventKind::Reuse,
-        Some(_) => EventKind::Deny,
-    };
-    let mut event = AuditEvent::new(kind, now);
-    event.outcome = Some(if reason.is_none() { "active".into() } else { "inactive".into() });
-    event.reason = reason.map(|reason| reason.name().into());
-    event.id = Some(record.id);
-    event.name = Some(record.name.clone());
-    event.subject = Some(record.subject.clone());
-    event.kind = Some(record.kind);
-    event.scopes = Some(question.scopes.clone());
-    event.audience.clone_from(&question.audience);
-    event.peer = Some(peer);
-    event.from = question.from;
-    event.from_asserted = question.from.map(|_| question.from_asserted);
-    event.note = match (&question.note, question.peek) {
-        // By its note a use must not pass for a look: neither in the trail, nor in a restore, which counts uses again.
-        (Some(note), false) if note.starts_with("peek") => Some(format!("note: {note}")),
-        (note, false) => note.clone(),
-        (None, true) => Some("peek".to_owned()),
-        (Some(note), true) => Some(format!("peek: {note}")),
-    };
-    event
-}
-
-pub(super) fn verdict(
-    record: &TokenRecord,
-    reason: Option<Reason>,
-    missing_scopes: Vec<String>,
-    now: UnixTime,
-) -> Verdict {
-    Verdict { active: reason.is_none(), reason, missing_scopes, token: Some(Box::new(view::info(record, None, now))) }
-}
-
-/// A verdict that says nothing for the next time.
-pub(super) fn not_kept(verdict: Verdict) -> Stamped {
-    Stamped { verdict, cache: None }
-}
-
-pub(super) fn inactive(reason: Reason) -> Verdict {
-    Verdict { active: false, reason: Some(reason), missing_scopes: Vec::new(), token: None }
 }

@@ -1,6 +1,7 @@
 //! What only reads: show, list and status.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::changes::{not_found, ownership};
@@ -220,6 +221,10 @@ impl Service {
                 "synchronised": self.clock.synchronised(),
                 "unsettled": self.clock.unsettled(),
             },
+            "caches": self.page.as_ref().map(|page| serde_json::json!({
+                "state": page.state(),
+                "reported_uses": self.reported.load(Ordering::Relaxed),
+            })),
             "connections": {
                 "now": connections.now, "refused": connections.refused, "watching": connections.watching,
             },

@@ -21,10 +21,11 @@
 //! - A reader that begins after the reply sees the value of 4, under which only what was read after 3 is cached.
 //!
 //! A change that **extends** (or is new) is not put into `pending`: lookups see the old state until it is durable, and
-//! the bump comes after the commit. A change that does both puts what is good for no more than either into `pending`. What restricts
-//! after an extension of the same batch leaves `pending` as it is: its result has the extension in it, which is not durable. When a commit fails, `pending` is cleared and the slots bumped: a token was refused
-//! a moment early, which is safe; acknowledging early is not. After a failed sync `pending` stays: what the disk holds
-//! is not known, and refusing is safe.
+//! the bump comes after the commit. A change that does both puts what is good for no more than either into `pending`.
+//! What restricts after an extension of the same batch leaves `pending` as it is: its result has the extension in it,
+//! which is not durable. When a commit fails, `pending` is cleared and the slots bumped: a token was refused a moment
+//! early, which is safe; acknowledging early is not. After a failed sync `pending` stays: what the disk holds is not
+//! known, and refusing is safe.
 //!
 //! Several tokens share a slot: a bump for one costs another a read, never a stale answer.
 
@@ -33,6 +34,7 @@ use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::hot_record::HotRecord;
 use super::record::TokenRecord;
 use crate::page::{Epochs, slot_of};
 use crate::token::TokenId;
@@ -41,7 +43,7 @@ use crate::token::TokenId;
 const SHARDS: usize = 64;
 
 /// A cached record, or one about to change; `None` = removed.
-type Found = Option<Arc<TokenRecord>>;
+type Found = Option<Arc<HotRecord>>;
 
 /// See the room's head.
 pub(super) struct Hot {
@@ -68,7 +70,7 @@ struct Shard {
 struct Entry {
     /// The slot's value that was read before the record.
     slot: u64,
-    record: Arc<TokenRecord>,
+    record: Arc<HotRecord>,
     /// Hit since the hand last passed.
     used: AtomicBool,
 }
@@ -100,7 +102,7 @@ impl Hot {
     }
 
     /// The cached record, if it was read under this value of its slot.
-    pub(super) fn cached(&self, id: TokenId, slot: u64) -> Option<Arc<TokenRecord>> {
+    pub(super) fn cached(&self, id: TokenId, slot: u64) -> Option<Arc<HotRecord>> {
         let shard = self.shard(id).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.entries.get(&id).filter(|entry| entry.slot == slot)?;
         if !entry.used.load(Ordering::Relaxed) {
@@ -110,7 +112,7 @@ impl Hot {
     }
 
     /// Keeps a record that was read from the engine after `slot` was read.
-    pub(super) fn keep(&self, slot: u64, record: Arc<TokenRecord>) {
+    pub(super) fn keep(&self, slot: u64, record: Arc<HotRecord>) {
         let id = record.id;
         let entry = Entry { slot, record, used: AtomicBool::new(false) };
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
@@ -131,9 +133,9 @@ impl Hot {
     }
 
     /// Steps 1 and 2 of a change that restricts.
-    pub(super) fn restrict(&self, id: TokenId, record: Found) {
+    pub(super) fn restrict(&self, id: TokenId, record: Option<TokenRecord>) {
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
-        pending.insert(id, record);
+        pending.insert(id, record.map(|record| Arc::new(HotRecord::new(record))));
         self.pending_count.store(pending.len(), Ordering::Release);
         drop(pending);
         self.bump(id);
@@ -195,6 +197,10 @@ mod tests {
         Hot::new(entries, Arc::new(Writer::private()))
     }
 
+    fn hot_record(id: TokenId, version: u64) -> Arc<HotRecord> {
+        Arc::new(HotRecord::new(record(id, version)))
+    }
+
     fn id(n: u128) -> TokenId {
         TokenId::from_bytes(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes())
     }
@@ -203,7 +209,7 @@ mod tests {
     fn an_entry_is_good_only_for_the_slot_value_it_was_read_under() {
         let hot = hot(1000);
         let slot = hot.slot(id(1));
-        hot.keep(slot, Arc::new(record(id(1), 1)));
+        hot.keep(slot, hot_record(id(1), 1));
         assert_eq!(hot.cached(id(1), slot).expect("cached").version, 1);
         hot.settle([id(1)]);
         let later = hot.slot(id(1));
@@ -211,10 +217,10 @@ mod tests {
         assert!(hot.cached(id(1), later).is_none());
         // The reader that was overtaken comes back with what it read before the change: never taken, nor does it push
         // out what is newer.
-        hot.keep(slot, Arc::new(record(id(1), 1)));
+        hot.keep(slot, hot_record(id(1), 1));
         assert!(hot.cached(id(1), later).is_none());
-        hot.keep(later, Arc::new(record(id(1), 2)));
-        hot.keep(slot, Arc::new(record(id(1), 1)));
+        hot.keep(later, hot_record(id(1), 2));
+        hot.keep(slot, hot_record(id(1), 1));
         assert_eq!(hot.cached(id(1), later).expect("cached").version, 2);
     }
 
@@ -223,7 +229,7 @@ mod tests {
         let hot = hot(1000);
         let before = hot.slot(id(1));
         assert!(hot.pending(id(1)).is_none());
-        hot.restrict(id(1), Some(Arc::new(record(id(1), 2))));
+        hot.restrict(id(1), Some(record(id(1), 2)));
         hot.restrict(id(2), None);
         assert!(hot.slot(id(1)) > before);
         assert_eq!(hot.pending(id(1)).flatten().expect("pending").version, 2);
@@ -239,7 +245,7 @@ mod tests {
     fn it_stays_bounded_and_keeps_what_is_used() {
         let hot = hot(SHARDS * 8);
         for n in 0..20_000 {
-            hot.keep(hot.slot(id(n)), Arc::new(record(id(n), 1)));
+            hot.keep(hot.slot(id(n)), hot_record(id(n), 1));
             // Asked for all the time.
             let _ = hot.cached(id(0), hot.slot(id(0)));
         }

@@ -28,6 +28,7 @@ mod engine;
 mod error;
 mod file;
 mod hot;
+mod hot_record;
 mod imports;
 mod journal;
 mod kept;
@@ -64,6 +65,7 @@ use zeroize::Zeroizing;
 pub use disk::{Disk, FileDisk};
 pub use error::{Cause, Fault, StoreError};
 pub use file::{FileOptions, StoreFile};
+pub use hot_record::HotRecord;
 pub use journal::JournalPage;
 pub use keys::ResealCursor;
 pub use marks::{ExpiryPlace, LeadMark, SweepMarks};
@@ -73,6 +75,7 @@ pub use room::Room;
 pub use scan::{IndexTag, Page, Scan};
 pub use schema::{FORMAT, MIN_READER};
 pub use txn::{Effect, Txn};
+pub use usage::UseNote;
 pub use wipe::Remnant;
 
 use self::engine::{Engine, io_error};
@@ -189,7 +192,7 @@ pub struct Lookup {
     /// value, and the generation the one that [`Store::epoch`] had before that.
     pub slot: u64,
     /// The record; `None` = no such token.
-    pub record: Option<Arc<TokenRecord>>,
+    pub record: Option<Arc<HotRecord>>,
 }
 
 /// The open store; clones are the same one. When the last is dropped without [`Store::stop`] it ends as after a kill:
@@ -363,7 +366,8 @@ impl Store {
         if newest != 0 {
             return self.lookup_ordered(id);
         }
-        let record = self.read(|txn, sealer| scan::record(txn, sealer, id))?.map(Arc::new);
+        let record =
+            self.read(|txn, sealer| scan::record(txn, sealer, id))?.map(|record| Arc::new(HotRecord::new(record)));
         if let Some(record) = &record {
             hot.keep(slot, Arc::clone(record));
         }
@@ -422,7 +426,7 @@ impl Store {
 
     /// Notes uses of a token: `count` of them, with the circumstances of the last. Written back within seconds, and at
     /// stop.
-    pub fn note_use(&self, id: TokenId, noted: LastUse) {
+    pub fn note_use(&self, id: TokenId, noted: UseNote<'_>) {
         if self.shared.usage.note(id, noted) != Asks::Nothing {
             self.shared.queue.nudge();
         }

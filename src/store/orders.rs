@@ -43,7 +43,7 @@ use super::record::TokenRecord;
 use super::schema::{self, INDEX, ORDERS, TOKENS, Tables};
 use super::tally::Tally;
 use super::txn::Txn;
-use super::{IndexTag, Lookup, Sealer, Store, scan};
+use super::{HotRecord, IndexTag, Lookup, Sealer, Store, scan};
 use crate::page::Epochs;
 use crate::token::TokenId;
 
@@ -387,15 +387,20 @@ impl Store {
             }
             None => match shared.hot.cached(id, slot) {
                 Some(record) => Some(record),
-                None => self.read(|txn, sealer| scan::record(txn, sealer, id))?.map(Arc::new),
+                None => {
+                    let read = self.read(|txn, sealer| scan::record(txn, sealer, id))?;
+                    read.map(|record| Arc::new(HotRecord::new(record)))
+                }
             },
         };
         let newest = list.last().map_or(0, |entry| entry.order.number);
-        let record = found.map(|mut record| {
-            if record.order < newest {
-                bring_up_to(&list, Arc::make_mut(&mut record));
+        let record = found.map(|record| {
+            if record.order >= newest {
+                return record;
             }
-            record
+            let mut brought_up = TokenRecord::clone(&record);
+            bring_up_to(&list, &mut brought_up);
+            Arc::new(HotRecord::new(brought_up))
         });
         if let Some(record) = record.as_ref().filter(|_| lasting) {
             shared.hot.keep(slot, Arc::clone(record));

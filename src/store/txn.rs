@@ -4,7 +4,6 @@
 //! returns an error, or panics, leaves no trace in the batch that it shares with others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use redb::ReadableTable;
 
@@ -298,8 +297,8 @@ impl<'t> Txn<'t> {
             self.changed.push(id);
             let shown = match &change.shown {
                 Shown::Old => None,
-                Shown::New => Some(change.new.clone().map(Arc::new)),
-                Shown::Between(record) => Some(Some(Arc::new((**record).clone()))),
+                Shown::New => Some(change.new.clone()),
+                Shown::Between(record) => Some(Some((**record).clone())),
             };
             // After a widening of the same batch, what this job wants is wider than what is durable: what is seen stays.
             if let Some(shown) = shown.filter(|_| !self.widened.contains(&id)) {

@@ -5,10 +5,12 @@
 //! shard that fills up asks for.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::{LastUse, USERS_MAX, UsedBy};
+use crate::time::UnixTime;
 use crate::token::TokenId;
 
 const SHARDS: usize = 64;
@@ -18,6 +20,21 @@ const SHARD_ASKS: usize = 512;
 const SHARD_MAX: usize = 1024;
 /// Tokens written back in one transaction, up to one shard more: revocations wait for no more than this.
 const CHUNK: usize = 2048;
+
+/// Uses as they are noted: `count` of them, with the circumstances of the last.
+#[derive(Clone, Copy, Debug)]
+pub struct UseNote<'a> {
+    /// When.
+    pub at: UnixTime,
+    /// Through which unit.
+    pub unit: Option<&'a str>,
+    /// Through which uid.
+    pub uid: u32,
+    /// From which client address, as the peer gave it.
+    pub from: Option<IpAddr>,
+    /// How often.
+    pub count: u64,
+}
 
 /// What has been noted since the last write-back.
 pub(super) struct Usage {
@@ -64,7 +81,7 @@ impl Default for Usage {
 
 impl Usage {
     /// Counts uses of a token.
-    pub(super) fn note(&self, id: TokenId, noted: LastUse) -> Asks {
+    pub(super) fn note(&self, id: TokenId, noted: UseNote<'_>) -> Asks {
         let mut shard = self.shard(id);
         let fill = shard.len();
         match shard.get_mut(&id) {
@@ -73,7 +90,7 @@ impl Usage {
                 self.lost.fetch_add(noted.count, Ordering::Relaxed);
             }
             None => {
-                shard.insert(id, begun(noted));
+                shard.insert(id, begun(noted.into()));
             }
         }
         drop(shard);
@@ -178,6 +195,13 @@ impl Usage {
     }
 }
 
+impl From<UseNote<'_>> for LastUse {
+    fn from(note: UseNote<'_>) -> Self {
+        let UseNote { at, unit, uid, from, count } = note;
+        Self { at, unit: unit.map(str::to_owned), uid, from, count, by: Vec::new() }
+    }
+}
+
 /// Raises a flag; whether it was down.
 fn raise(flag: &AtomicBool) -> bool {
     !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::AcqRel)
@@ -192,10 +216,10 @@ fn begun(mut noted: LastUse) -> LastUse {
 }
 
 /// Counts one more use; in the common case, of the same unit and uid as the last, nothing is allocated.
-fn add(there: &mut LastUse, noted: LastUse) {
-    let latest = there.by.first_mut().filter(|by| by.uid == noted.uid && by.unit == noted.unit);
+fn add(there: &mut LastUse, noted: UseNote<'_>) {
+    let latest = there.by.first_mut().filter(|by| by.uid == noted.uid && by.unit.as_deref() == noted.unit);
     match latest {
-        Some(by) if noted.by.is_empty() => {
+        Some(by) => {
             by.at = by.at.max(noted.at);
             by.count = by.count.saturating_add(noted.count);
             there.count = there.count.saturating_add(noted.count);
@@ -204,9 +228,10 @@ fn add(there: &mut LastUse, noted: LastUse) {
                 there.from = noted.from;
             }
         }
-        _ => {
-            let earlier = std::mem::replace(there, begun(noted));
-            *there = join(Some(earlier), there.clone());
+        None => {
+            let noted = begun(noted.into());
+            let earlier = std::mem::replace(there, noted.clone());
+            *there = join(Some(earlier), noted);
         }
     }
 }
@@ -237,7 +262,6 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::time::UnixTime;
 
     const AT: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -247,8 +271,8 @@ mod tests {
         TokenId::from_bytes(bytes)
     }
 
-    fn used(at: UnixTime, unit: Option<&str>, uid: u32) -> LastUse {
-        LastUse { at, unit: unit.map(str::to_owned), uid, from: None, count: 1, by: Vec::new() }
+    fn used(at: UnixTime, unit: Option<&str>, uid: u32) -> UseNote<'_> {
+        UseNote { at, unit, uid, from: None, count: 1 }
     }
 
     fn on_disk(count: u64) -> impl Fn() -> Result<Option<LastUse>, Infallible> {

@@ -108,6 +108,56 @@ fn a_reset_takes_a_wrong_mark_back() {
     assert_eq!(clock.now(), START.saturating_add(DAY * 400));
 }
 
+proptest::proptest! {
+    /// Reading without the lock says what looking at the state would.
+    #[test]
+    fn the_quick_way_is_the_long_way(steps in proptest::collection::vec((0u8..7, 0u64..2_000_000), 1..60)) {
+        let (hands, clock) = clock();
+        let mut state = State { mark: clock.mark(), stepped_since: None };
+        for (what, by) in steps {
+            let micros = Duration::from_micros(by);
+            match what {
+                0 | 1 => hands.pass(micros),
+                2 => hands.set(|h| h.wall = h.wall.saturating_sub(micros)),
+                3 => hands.set(|h| h.wall = h.wall.saturating_add(micros)),
+                4 => hands.set(|h| h.wall = h.wall.saturating_add(micros * 10_000)),
+                5 => hands.pass(micros * 1_000),
+                _ => hands.set(|h| h.synchronised = !h.synchronised),
+            }
+            let now = clock.now();
+            let (mut wall, mut boottime, mut synchronised) = (UnixTime::EPOCH, Duration::ZERO, false);
+            hands.set(|h| (wall, boottime, synchronised) = (h.wall, h.boottime, h.synchronised));
+            proptest::prop_assert_eq!(now, state.move_on(wall, boottime, || synchronised));
+            proptest::prop_assert_eq!(clock.unsettled(), state.stepped_since.is_some());
+        }
+    }
+}
+
+/// Many threads read while the wall clock jumps: nobody is told a time before one that was told before it asked.
+#[test]
+fn time_goes_on_for_all_threads_alike() {
+    let (hands, clock) = clock();
+    let newest = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    let before = newest.load(Ordering::SeqCst);
+                    let now = clock.now().as_micros();
+                    assert!(now >= before, "{now} after {before}");
+                    newest.fetch_max(now, Ordering::SeqCst);
+                }
+            });
+        }
+        for step in 0..2_000 {
+            hands.set(|h| {
+                h.boottime += Duration::from_micros(10);
+                h.wall = h.wall.saturating_add(Duration::from_micros(if step % 3 == 0 { 40 } else { 0 }));
+            });
+        }
+    });
+}
+
 #[test]
 fn durations_are_read_and_written() {
     for (text, secs) in [("90s", 90), ("15m", 900), ("8h", 28_800), ("30d", 2_592_000), ("12w", 7_257_600)] {

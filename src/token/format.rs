@@ -9,6 +9,8 @@ use super::{CHECK_CHARS, ID_CHARS, Kind, Prefix, SECRET_CHARS, Secret, TEXT_MAX,
 
 pub(crate) const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// How far ten digits of base62 reach: below 2^60.
+const SCALE: u64 = 62u64.pow(10);
 /// Stands in a reverse alphabet for "no digit".
 const NONE: u8 = 0xFF;
 pub(crate) const CROCKFORD_VALUE: [u8; 256] = reverse(CROCKFORD);
@@ -62,7 +64,7 @@ pub(super) fn parse(text: &str) -> Result<Token, Malformed> {
     }
     let id = decode_id_bytes(&rest[..ID_CHARS])?;
     let (body, check) = text.split_at(text.len() - CHECK_CHARS);
-    let secret = decode_secret(&body[body.len() - SECRET_CHARS..])?;
+    let secret = decode_secret(body.last_chunk().expect("the length has been looked at"))?;
     if check != check_chars(body) {
         return Err(Malformed::Check);
     }
@@ -115,18 +117,31 @@ pub(super) fn decode_id(text: &str) -> Result<TokenId, Malformed> {
 }
 
 fn decode_id_bytes(text: &[u8]) -> Result<TokenId, Malformed> {
-    if text.len() != ID_CHARS || text[0] > b'7' {
+    let Some((first, rest)) = <&[u8; ID_CHARS]>::try_from(text).ok().and_then(|text| text.split_first_chunk::<2>())
+    else {
+        return Err(Malformed::Id);
+    };
+    let mut seen = 0;
+    let mut value = u128::from(base32(first, &mut seen));
+    for digits in rest.as_chunks::<12>().0 {
+        value = value << 60 | u128::from(base32(digits, &mut seen));
+    }
+    // What is no digit has a bit that no digit has. The first holds only 3 bits.
+    if seen & !31 != 0 || first[0] > b'7' {
         return Err(Malformed::Id);
     }
-    let mut value = 0u128;
-    for &c in text {
-        let digit = CROCKFORD_VALUE[usize::from(c)];
-        if digit == NONE {
-            return Err(Malformed::Id);
-        }
-        value = value << 5 | u128::from(digit);
-    }
     Ok(TokenId::from_bytes(value.to_be_bytes()))
+}
+
+/// The value of at most twelve digits; what they are goes into `seen`.
+fn base32<const N: usize>(digits: &[u8; N], seen: &mut u8) -> u64 {
+    let mut value = 0;
+    for &c in digits {
+        let digit = CROCKFORD_VALUE[usize::from(c)];
+        *seen |= digit;
+        value = value << 5 | u64::from(digit & 31);
+    }
+    value
 }
 
 /// 256 bits as 43 digits of base62, most significant first: long division by 62 over eight 32-bit limbs.
@@ -151,33 +166,40 @@ fn encode_secret(secret: &Secret) -> Zeroizing<[u8; SECRET_CHARS]> {
 /// The reverse of [`encode_secret`]; a value of 2^256 or more is malformed.
 ///
 /// Ten digits at a time (62^10 < 2^60) into four 64-bit limbs: this is a good part of what a validation costs.
-fn decode_secret(text: &[u8]) -> Result<Secret, Malformed> {
-    let mut limbs = Zeroizing::new([0u64; 4]);
-    for digits in text.chunks(10) {
-        let (mut value, mut scale) = (0u64, 1u64);
-        for &c in digits {
-            let digit = BASE62_VALUE[usize::from(c)];
-            if digit == NONE {
-                return Err(Malformed::Secret);
-            }
-            value = value * 62 + u64::from(digit);
-            scale *= 62;
-        }
-        let mut carry = value;
+fn decode_secret(text: &[u8; SECRET_CHARS]) -> Result<Secret, Malformed> {
+    let (first, tens) = text.split_first_chunk::<{ SECRET_CHARS % 10 }>().expect("43 characters have 3");
+    let mut seen = 0;
+    let mut limbs = Zeroizing::new([0, 0, 0, base62(first, &mut seen)]);
+    let mut beyond = 0;
+    for digits in tens.as_chunks::<10>().0 {
+        let mut carry = base62(digits, &mut seen);
         for limb in limbs.iter_mut().rev() {
-            let wide = u128::from(*limb) * u128::from(scale) + u128::from(carry);
+            let wide = u128::from(*limb) * u128::from(SCALE) + u128::from(carry);
             *limb = wide as u64;
             carry = (wide >> 64) as u64;
         }
-        if carry != 0 {
-            return Err(Malformed::Secret);
-        }
+        beyond |= carry;
+    }
+    // What is no digit has a bit that no digit has: one look for all of them.
+    if seen & !63 != 0 || beyond != 0 {
+        return Err(Malformed::Secret);
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
-    for (chunk, limb) in bytes.chunks_exact_mut(8).zip(limbs.iter()) {
-        chunk.copy_from_slice(&limb.to_be_bytes());
+    for (chunk, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(limbs.iter()) {
+        *chunk = limb.to_be_bytes();
     }
     Ok(Secret::from_bytes(*bytes))
+}
+
+/// The value of a few digits; what they are goes into `seen`.
+fn base62<const N: usize>(digits: &[u8; N], seen: &mut u8) -> u64 {
+    let mut value = 0;
+    for &c in digits {
+        let digit = BASE62_VALUE[usize::from(c)];
+        *seen |= digit;
+        value = value * 62 + u64::from(digit & 63);
+    }
+    value
 }
 
 /// CRC-32/ISO-HDLC of `body` as 6 digits of base62, most significant first. Finds typing errors; it is no MAC.

@@ -22,7 +22,7 @@ use bearerd::protocol::message::{
 };
 use bearerd::protocol::{MAGIC, VERSION};
 use bearerd::server::{Class, Counters, Handler, ServerLimits, run};
-use bearerd::service::Now;
+use bearerd::service::{Body, Now};
 use bearerd::time::UnixTime;
 use bearerd::token::{Kind, TokenId};
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ impl Fake {
     }
 
     /// From now on: an answer for each permit of [`Self::feed`]. Since N: answers of N bytes without end; 0 ends at once.
-    fn watch(self: &Arc<Self>, since: Option<u64>) -> Now {
+    fn watch(self: &Arc<Self>, since: Option<u64>) -> Now<Body> {
         self.following.fetch_add(1, Ordering::SeqCst);
         let following = Following(Arc::clone(self));
         Now::Stream(Box::pin(futures_util::stream::unfold((0, following), move |(seq, following)| async move {
@@ -187,16 +187,16 @@ impl Handler for Fake {
         }
     }
 
-    fn answer(self: &Arc<Self>, _: &Arc<u32>, ask: &Ask<'_>) -> Now {
+    fn answer(self: &Arc<Self>, _: &Arc<u32>, ask: &Ask<'_>) -> Now<Body> {
         if let Ask::Validate(validate) = ask {
             self.answered_now.fetch_add(1, Ordering::SeqCst);
-            return Now::Ready(Answer::Verdict(Box::new(verdict(validate))));
+            return Now::Ready(Answer::Verdict(Box::new(verdict(validate))).into());
         }
         if let Ask::Watch(watch) = ask {
             return self.watch(watch.since);
         }
         let (fake, ask) = (Arc::clone(self), Zeroizing::new(codec::encode(ask)));
-        Now::Later(Box::pin(async move { fake.later(codec::decode(&ask).expect("just encoded")).await }))
+        Now::Later(Box::pin(async move { fake.later(codec::decode(&ask).expect("just encoded")).await.into() }))
     }
 
     fn refused_connection(&self, peer: &Peer, code: ErrorCode) {

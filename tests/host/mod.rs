@@ -6,12 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use bearerd::audit::{Audit, AuditBoot, AuditMac, AuditOptions, keyed_mac};
+use bearerd::codec;
 use bearerd::config::{Config, Paths};
 use bearerd::daemon::reload;
 use bearerd::page::{self, Takeover};
 use bearerd::peer::Peer;
 use bearerd::policy::{Own, SystemNames};
-use bearerd::protocol::message::{Answer, Ask, Failure, Issue, Validate, Verdict};
+use bearerd::protocol::buffer::WriteBuffer;
+use bearerd::protocol::message::{Answer, Ask, Failure, Issue, Reply, Validate, Verdict};
 use bearerd::service::{Caller, Connections, Now, Parts, Places, Service};
 use bearerd::store::record::{Rotation, TokenRecord};
 use bearerd::store::{Effect, FileOptions, Sealer, Store, StoreError, StoreFile, StoreOptions};
@@ -124,6 +126,22 @@ impl Host {
         }
     }
 
+    /// As it is written for the owner, by the bytes.
+    pub async fn written(&self, token: &str) -> Verdict {
+        let body = match self.service.reply(&self.owner(), &Ask::Validate(ask(token))) {
+            Now::Ready(body) => body,
+            Now::Later(body) => body.await,
+            Now::Stream(_) => panic!("a stream"),
+        };
+        let mut output = WriteBuffer::new();
+        let length = body.push(1, &mut output);
+        let reply: Reply = codec::decode(&output.pending()[output.len() - length..]).unwrap();
+        match reply.body {
+            Answer::Verdict(verdict) => *verdict,
+            _ => panic!("no verdict"),
+        }
+    }
+
     /// Asked by the owner. `active`, or the reason.
     pub async fn validate(&self, token: &str) -> &'static str {
         self.validate_as(&self.owner(), ask(token)).await
@@ -141,7 +159,7 @@ impl Host {
     }
 
     pub fn record_of(&self, id: TokenId) -> TokenRecord {
-        self.store.lookup(id).unwrap().record.expect("it is there").as_ref().clone()
+        TokenRecord::clone(&self.store.lookup(id).unwrap().record.expect("it is there"))
     }
 
     pub async fn put(&self, records: Vec<(TokenRecord, Effect)>) {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub struct Within {
     pub store: Store,
     audit: Audit,
     service: Arc<Service>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// One peer of it.
@@ -86,13 +86,17 @@ impl Within {
             places: Places::default(),
             connections: Box::new(Connections::default),
         });
-        Self { hands, store: backbone.store, audit: backbone.audit, service, _dir: dir }
+        Self { hands, store: backbone.store, audit: backbone.audit, service, dir }
     }
 
     /// A new connection of this uid.
     pub fn user(&self, uid: u32) -> User {
         let peer = Peer { pid: 1, uid, gid: uid, groups: Box::default(), unit: None, container: None, tcp: false };
         User { service: Arc::clone(&self.service), caller: self.service.admit(peer) }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     pub fn root(&self) -> User {

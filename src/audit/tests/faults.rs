@@ -224,6 +224,56 @@ async fn after_a_failed_fsync_what_the_kernel_forgot_is_told_again() {
     assert!(bench.verify().intact());
 }
 
+/// Lines go on while a sync takes long; it speaks for none of them, and if it fails, all are written again.
+#[tokio::test]
+async fn a_slow_sync_holds_up_no_line_and_speaks_for_none_written_meanwhile() {
+    for failing in [0, 1] {
+        let bench = Bench::new();
+        let audit = bench.open();
+        audit.committed(1, bench.revoke(1)).wait().await.unwrap();
+        bench.disk.set(|faults| (faults.sync_blocked, faults.syncs) = (true, failing));
+        bench.time.pass(Duration::from_secs(1));
+        bench.disk.await_hang();
+        audit.committed(2, bench.revoke(2)).wait().await.unwrap();
+        recorded(bench.used(&audit, "a")).await.unwrap();
+        assert_eq!(bench.events(), ["revoke", "revoke", "use"]);
+        assert_eq!((bench.seal(), audit.health().sealed_seq), (None, 0));
+        bench.disk.set(|faults| faults.sync_blocked = false);
+        // Not before that sync has ended; and another second has not passed.
+        audit.tick().await.unwrap();
+        if failing == 0 {
+            let seal = bench.seal().unwrap();
+            assert_eq!((seal.seq, seal.generation, bench.through()), (1, 1, 1));
+        } else {
+            assert_eq!(bench.events(), ["revoke", "revoke", "use", "gap"]);
+            assert!(bench.lines()[3]["note"].as_str().unwrap().ends_with("lines 1 to 3 were written again"));
+        }
+        bench.second(&audit).await;
+        assert_eq!(bench.through(), 2);
+        audit.stop().await.unwrap();
+        assert!(bench.verify().intact());
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_hangs_grants_nothing_after_max_wait() {
+    let mut bench = Bench::new();
+    bench.options.max_wait = 10 * SHORT;
+    let audit = bench.open();
+    recorded(bench.used(&audit, "a")).await.unwrap();
+    bench.disk.set(|faults| faults.sync_blocked = true);
+    bench.time.pass(Duration::from_secs(1));
+    bench.disk.await_hang();
+    tokio::time::sleep(12 * SHORT).await;
+    assert!(matches!(bench.used(&audit, "b"), Recording::Unavailable));
+    assert!(!audit.ready());
+    bench.disk.heal();
+    bench.second(&audit).await;
+    recorded(bench.used(&audit, "b")).await.unwrap();
+    audit.stop().await.unwrap();
+    assert!(bench.verify().intact());
+}
+
 #[tokio::test]
 async fn with_sync_nothing_is_granted_before_it_is_durable() {
     let mut bench = Bench::new();

@@ -108,7 +108,9 @@ async fn a_flood_of_refusals_is_bounded_counted_and_hides_no_alert() {
     };
     assert_eq!(of("deny", 1001), [1, 999]);
     assert_eq!(of("deny", 1000).len(), 200);
-    assert_eq!(of("flood", 1000), [9800]);
+    // One line; two where the writer looked up in between.
+    let floods = of("flood", 1000);
+    assert_eq!((floods.iter().sum::<u64>(), floods.len().min(2)), (9800, floods.len()));
     assert_eq!(of("canary", 1000), [1, 1]);
     assert_eq!(of("deny", 0).len(), 500);
     assert_eq!(audit.health().flooded, 9800);

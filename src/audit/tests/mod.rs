@@ -47,8 +47,10 @@ struct Faults {
     space: Option<Space>,
     /// Appending hangs.
     blocked: bool,
-    /// So many appends hang now.
+    /// So many appends, or syncs, hang now.
     hanging: u32,
+    /// Syncing hangs.
+    sync_blocked: bool,
     synced: u32,
 }
 
@@ -69,7 +71,7 @@ impl Disk {
         self.set(|faults| *faults = Faults { hanging: faults.hanging, synced: faults.synced, ..Faults::default() });
     }
 
-    /// Waits until the writer hangs in an append.
+    /// Waits until somebody hangs.
     fn await_hang(&self) {
         let guard = lock(&self.0.0);
         drop(self.0.1.wait_while(guard, |faults| faults.hanging == 0).unwrap());
@@ -86,7 +88,7 @@ fn os(error: i32) -> io::Error {
 }
 
 impl LogFile for Faulty {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let mut guard = lock(&self.disk.0.0);
         if guard.blocked {
             guard.hanging += 1;
@@ -103,15 +105,21 @@ impl LogFile for Faulty {
         }
     }
 
-    fn truncate(&mut self, len: u64) -> io::Result<()> {
+    fn truncate(&self, len: u64) -> io::Result<()> {
         match self.disk.faults().truncate {
             Some(error) => Err(os(error)),
             None => self.inner.truncate(len),
         }
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         let mut faults = lock(&self.disk.0.0);
+        if faults.sync_blocked {
+            faults.hanging += 1;
+            self.disk.0.1.notify_all();
+            faults = self.disk.0.1.wait_while(faults, |faults| faults.sync_blocked).unwrap();
+            faults.hanging -= 1;
+        }
         if faults.syncs > 0 {
             faults.syncs -= 1;
             return Err(os(libc::EIO));
@@ -124,7 +132,7 @@ impl LogFile for Faulty {
         self.inner.state()
     }
 
-    fn reserve(&mut self, offset: u64, len: u64) -> io::Result<()> {
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         let faults = self.disk.faults();
         match (faults.reserve, faults.reserve_end) {
             (Some(error), _) => Err(os(error)),
@@ -137,7 +145,7 @@ impl LogFile for Faulty {
         self.disk.faults().space.map_or_else(|| self.inner.space(), Ok)
     }
 
-    fn rewrite(&mut self, from: u64, to: u64) -> io::Result<()> {
+    fn rewrite(&self, from: u64, to: u64) -> io::Result<()> {
         match self.disk.faults().rewrite {
             Some(error) => Err(os(error)),
             None => self.inner.rewrite(from, to),
@@ -186,7 +194,7 @@ impl Bench {
             assert_eq!(Seal::decode(&seal.encode()), Ok(seal.clone()));
             lock(&seals).push((seal, through));
         });
-        let wrap = Box::new(move |inner| Box::new(Faulty { inner, disk: disk.clone() }) as Box<dyn LogFile>);
+        let wrap = Box::new(move |inner| Arc::new(Faulty { inner, disk: disk.clone() }) as Arc<dyn LogFile>);
         Audit::open_on(self.options.clone(), Arc::new(key), boot, Arc::clone(&self.clock), on_seal, wrap)
     }
 

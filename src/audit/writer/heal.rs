@@ -22,7 +22,13 @@ use crate::time::UnixTime;
 const KEPT_NOTES_MAX: usize = 1024;
 
 impl Writer {
-    /// The file is as this thread left it, or what happened to it is found out.
+    /// Whether the file is as the last write left it.
+    pub(super) fn is_as_left(&self) -> bool {
+        let _busy = self.shared.busy();
+        self.log.state().is_ok_and(|state| !state.deleted && state.len == self.end.offset)
+    }
+
+    /// The file is as the last write left it, or what happened to it is found out.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let _busy = shared.busy();
@@ -195,24 +201,8 @@ impl Writer {
         Ok(())
     }
 
-    /// logrotate has renamed the file: everything in the old one is sealed, then the chain goes on in the new one.
-    pub(super) fn reopen(&mut self) -> Result<(), String> {
-        if self.fault.is_some() {
-            self.try_again();
-        }
-        self.standing()?;
-        self.sync_and_seal();
-        self.standing()?;
-        let same = Opened::open(&self.options.file).is_ok_and(|opened| opened.inode == self.inode);
-        if same {
-            return Ok(());
-        }
-        self.release_room();
-        // On failure the old handle still takes lines.
-        self.take_over(true).map_err(|error| error.to_string())?;
-        self.write(Vec::new());
-        self.standing()?;
-        self.sync_and_seal();
-        self.standing()
+    /// Whether the file still has its name.
+    pub(super) fn stands_at_its_path(&self) -> bool {
+        Opened::open(&self.options.file).is_ok_and(|opened| opened.inode == self.inode)
     }
 }

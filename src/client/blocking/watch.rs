@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Connection, Deadline, Unsent};
+use super::connection::{Connection, Deadline, Unsent};
 use crate::client::feed::Feed;
 use crate::client::message::{Outgoing, Question};
 use crate::client::{Broken, ClientError, socket};

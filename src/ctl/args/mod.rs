@@ -30,7 +30,7 @@ pub use filter::FilterArgs;
 pub use import::ImportArgs;
 pub use issue::IssueArgs;
 pub use list::{ListArgs, Sort};
-pub use many::{HoldArgs, ManyArgs, RevokeArgs};
+pub use many::{ChangeArgs, HoldArgs, ManyArgs, RevokeArgs};
 pub use rotate::{RenewArgs, RotateArgs};
 pub use scan::ScanArgs;
 use values::{handle, required_scope};

@@ -1,7 +1,7 @@
 //! `bearerctl suspend` and `bearerctl resume`.
 
-use super::many::{self, Change};
-use crate::ctl::args::HoldArgs;
+use super::many;
+use crate::ctl::args::{ChangeArgs, HoldArgs};
 use crate::ctl::console::Console;
 use crate::ctl::daemon::Patience;
 use crate::ctl::error::{self, CtlError};
@@ -15,13 +15,14 @@ pub(in crate::ctl) fn run(
     connect: Connect<'_>,
     console: &mut Console,
 ) -> Result<u8, CtlError> {
-    let HoldArgs { ids, reason, dry_run, yes, many } = args;
-    if ids.is_empty() {
-        if !many.names_some() {
-            return Err(many::nothing_named(verb));
-        }
-        return many::run(Change { verb, many, reason, dry_run, yes }, connect, console);
+    let HoldArgs { change } = args;
+    if change.many.names_some() {
+        return many::run(verb, change, connect, console);
     }
+    if change.ids.is_empty() {
+        return Err(many::nothing_named(verb));
+    }
+    let ChangeArgs { ids, reason, dry_run, .. } = change;
     let ids = commands::each_once(ids)?;
     let named = ids.len();
     let mut daemon = connect(Patience::Usual)?;

@@ -1,7 +1,7 @@
 //! Changes of all tokens that filters mean: what would be changed is shown before a person is asked, and without a
 //! person it must have been said that it is meant.
 
-use crate::ctl::args::ManyArgs;
+use crate::ctl::args::{ChangeArgs, ManyArgs};
 use crate::ctl::console::Console;
 use crate::ctl::daemon::{Daemon, Patience};
 use crate::ctl::error::{self, CtlError};
@@ -13,15 +13,6 @@ use crate::protocol::message::{Changed, Chosen, Handle, Hold, List, Revoke, Toke
 
 /// Tokens shown before a question and by a dry run.
 const FIRST_ROWS: usize = 10;
-
-/// What is to be done to all that are meant.
-pub(super) struct Change {
-    pub(super) verb: Verb,
-    pub(super) many: ManyArgs,
-    pub(super) reason: Option<String>,
-    pub(super) dry_run: bool,
-    pub(super) yes: bool,
-}
 
 impl ManyArgs {
     /// Whether anything is meant by them.
@@ -39,8 +30,8 @@ pub(super) fn nothing_named(verb: Verb) -> CtlError {
     ))
 }
 
-pub(super) fn run(change: Change, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
-    let Change { verb, many, reason, dry_run, yes } = change;
+pub(super) fn run(verb: Verb, change: ChangeArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
+    let ChangeArgs { ids: _, reason, dry_run, yes, many } = change;
     if !(dry_run || yes || console.can_ask()) {
         return Err(CtlError::Usage(format!(
             "without a terminal to ask at, filters need --yes; what they mean is shown by: bearerctl {} --dry-run …",

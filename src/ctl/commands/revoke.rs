@@ -1,7 +1,7 @@
 //! `bearerctl revoke`. When it returns with status 0 the revocation is in force.
 
-use super::many::{self, Change};
-use crate::ctl::args::RevokeArgs;
+use super::many;
+use crate::ctl::args::{ChangeArgs, RevokeArgs};
 use crate::ctl::console::Console;
 use crate::ctl::daemon::Patience;
 use crate::ctl::error::{self, CtlError};
@@ -10,13 +10,14 @@ use crate::ctl::{Connect, commands, input, render};
 use crate::protocol::message::{Revoke, Which};
 
 pub(in crate::ctl) fn run(args: RevokeArgs, connect: Connect<'_>, console: &mut Console) -> Result<u8, CtlError> {
-    let RevokeArgs { ids, token_file, reason, dry_run, yes, many } = args;
-    if many.names_some() {
-        return many::run(Change { verb: Verb::Revoke, many, reason, dry_run, yes }, connect, console);
+    let RevokeArgs { token_file, change } = args;
+    if change.many.names_some() {
+        return many::run(Verb::Revoke, change, connect, console);
     }
-    if ids.is_empty() && token_file.is_none() {
+    if change.ids.is_empty() && token_file.is_none() {
         return Err(many::nothing_named(Verb::Revoke));
     }
+    let ChangeArgs { ids, reason, dry_run, .. } = change;
     let (changed, named) = match token_file {
         Some(file) => {
             let token = input::token(Some(&file), console)?;

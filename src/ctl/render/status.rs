@@ -155,6 +155,16 @@ pub fn status(mut object: Map<String, Value>, now: UnixTime, room: Option<usize>
         ];
         section("clock", said, clock.rest(now));
     }
+    if let Some(mut caches) = Section::take(&mut object, "caches") {
+        let state = caches.text("state").map(|state| match state.as_str() {
+            "open" => "clients may keep verdicts".to_owned(),
+            "ask" => ink(Ink::Warn, "clients are to ask each time, while uses can't be recorded"),
+            other => format!("clients keep nothing ({other})"),
+        });
+        let told =
+            caches.number("reported_uses").map(|uses| format!("{} told of since the start", plural(uses, "use")));
+        section("caches", vec![sentence([state, told])], caches.rest(now));
+    }
     if let Some(mut connections) = Section::take(&mut object, "connections") {
         let said = sentence([
             connections.number("now").map(|number| format!("{} now", count(number))),

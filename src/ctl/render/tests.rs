@@ -475,6 +475,7 @@ pub(in crate::ctl) fn status_object() -> Map<String, Value> {
                   "sealed_seq": 99118, "fault": "no space left on device",
                   "syslog": "/dev/log", "syslog_dropped": 3, "gaps": 1, "free_bytes": 3435973836u64},
         "clock": {"now": "2026-11-23T17:42:09.000000Z", "behind_secs": 7300, "synchronised": false, "unsettled": false},
+        "caches": {"state": "open", "reported_uses": 1200},
         "connections": {"now": 12, "refused": 0, "queued": 4},
         "epoch": {"readers": 3},
         "warnings": ["clock: not synchronised"],
@@ -502,6 +503,7 @@ audit        /var/log/bearerd/audit.log
 clock        2026-11-23 17:42:09Z, not synchronised
              the wall clock is 2 h behind it; once that is right: bearerctl
              clock reset
+caches       clients may keep verdicts, 1,200 uses told of since the start
 connections  12 now, 0 refused
              queued: 4
 

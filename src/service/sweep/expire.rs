@@ -4,9 +4,10 @@
 //! unseen: a renewal moves a token forward, ahead of it; a narrowed expiry lies after the time of the edit; and what is
 //! committed so late that its expiry is over takes the mark back (`store/marks`).
 
-use super::{BATCH, Step, Sweeper, announce, event_about};
+use super::{BATCH, Step, Sweeper};
 use crate::audit::EventKind;
 use crate::registry::sweep;
+use crate::service::changes::{announce, event_about};
 use crate::store::{Effect, StoreError};
 use crate::time::UnixTime;
 

@@ -20,8 +20,9 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::changes::line_due;
 use super::{Service, Settings};
-use crate::audit::{AuditEvent, EventKind, Receipt};
+use crate::audit::{AuditEvent, Receipt};
 use crate::registry::sweep;
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, ExpiryPlace, LeadMark, StoreError, SweepMarks, Txn};
@@ -279,8 +280,7 @@ impl Sweeper {
         let mut events = self.service.store.write(job).await??.value.into_iter();
         let audit = &self.service.audit;
         while events.len() > 0 {
-            let lines = events.by_ref().take(LINES);
-            let lines = lines.map(|event| audit.committed(event.generation.unwrap_or_default(), event));
+            let lines = events.by_ref().take(LINES).map(|event| line_due(audit, event));
             // What can't be written now waits in the outbox, and in the audit: whether it can is asked before the next
             // transaction.
             let _ = join_all(lines.map(Receipt::wait)).await;
@@ -306,24 +306,4 @@ impl Sweeper {
     fn settings(&self) -> Arc<Settings> {
         self.service.settings()
     }
-}
-
-/// A line about a token that nobody asked for.
-fn event_about(kind: EventKind, record: &TokenRecord, now: UnixTime) -> AuditEvent {
-    let mut event = AuditEvent::new(kind, now);
-    event.outcome = Some("done".into());
-    event.id = Some(record.id);
-    event.name = Some(record.name.clone());
-    event.subject = Some(record.subject.clone());
-    event.kind = Some(record.kind);
-    event
-}
-
-/// Puts the line into the outbox, in the transaction of what it tells.
-fn announce(txn: &mut Txn<'_>, mut event: AuditEvent) -> Result<AuditEvent, StoreError> {
-    txn.announce(|generation| {
-        event.generation = Some(generation);
-        event.encode()
-    })?;
-    Ok(event)
 }

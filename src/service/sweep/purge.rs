@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BATCH, LOOKS, Step, Sweeper, announce};
+use super::{BATCH, LOOKS, Step, Sweeper};
 use crate::audit::{AuditEvent, EventKind};
 use crate::registry::sweep;
+use crate::service::changes::announce;
 use crate::store::{Scan, StoreError};
 use crate::time::UnixTime;
 use crate::token::TokenId;

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
-use super::{BATCH, LAST, LOOKS, Step, Sweeper, announce, event_about};
+use super::{BATCH, LAST, LOOKS, Step, Sweeper};
 use crate::audit::EventKind;
 use crate::registry::sweep;
+use crate::service::changes::{announce, event_about};
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, ExpiryPlace, LeadMark, StoreError};
 use crate::time::{UnixTime, format_duration};
