@@ -180,7 +180,9 @@ impl Service {
 
     /// Holds back the answer to what takes rights away, while the caches of the last daemon may still count.
     pub(super) fn acknowledge(self: &Arc<Self>, ask: &Ask<'_>, answer: Now) -> Now {
-        let restricts = matches!(ask, Ask::Revoke(_) | Ask::Suspend(_) | Ask::Edit(_) | Ask::Rotate(_));
+        // A clock that is taken back ends what was issued ahead of it.
+        let restricts =
+            matches!(ask, Ask::Revoke(_) | Ask::Suspend(_) | Ask::Edit(_) | Ask::Rotate(_) | Ask::ClockReset);
         if !restricts || self.takeover.left().is_zero() {
             return answer;
         }
