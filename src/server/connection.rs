@@ -289,9 +289,12 @@ impl<H: Handler> Connection<'_, H> {
                 self.output.push(&hello, false);
             } else {
                 let request: Request<'_> = quick::request(content).map_err(FrameError::from)?;
-                if let Ask::ValidateBatch(batch) = &request.body {
-                    *budget = budget.saturating_sub(batch.len().saturating_sub(1));
-                }
+                let more = match &request.body {
+                    Ask::ValidateBatch(batch) => batch.len(),
+                    Ask::ReportUses(reports) => reports.len(),
+                    _ => 1,
+                };
+                *budget = budget.saturating_sub(more.saturating_sub(1));
                 let id = request.id;
                 if id == 0 {
                     let message = "a request with the number 0, which stands for the connection";
