@@ -232,6 +232,10 @@ impl Cache {
         if ask.note.is_some() || ask.peek {
             return None;
         }
+        // The daemon refuses these; here one would look like what separates the others.
+        if ask.scopes.iter().any(|scope| scope.is_empty()) || ask.audience.is_some_and(str::is_empty) {
+            return None;
+        }
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
         // The token goes straight from the caller's memory; no text has a byte of 0xff in it.
         hasher.write(ask.token.as_bytes());
