@@ -119,6 +119,16 @@ fn a_client() {
     println!("counts {checks} {hits} {dead} {errors}");
 }
 
+/// Whatever happens, everybody is told to end.
+struct AtTheEnd<'a>(&'a AtomicBool, &'a OwnWords);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        self.1.words()[STOP].store(1, Ordering::SeqCst);
+    }
+}
+
 struct Clients(Vec<Child>);
 
 impl Drop for Clients {
@@ -255,6 +265,7 @@ fn no_client_is_told_active_after_the_reply() {
     let done = thread::scope(|scope| {
         let (socket, words, tokens, stop) = (daemon.socket(), &words, &tokens, &stop);
         let taking = scope.spawn(move || take_away(socket, words, tokens, stop));
+        let _end = AtTheEnd(stop, words);
         let mut counts = [0_u64; 4];
         let (mut met, mut ended) = (0, 0);
         let begun = Instant::now();
