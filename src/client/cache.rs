@@ -13,15 +13,24 @@
 //! and its heartbeat is younger than the lease; the token has not ended by the daemon's time. A question with a note, or one
 //! that only peeks, is always asked; what has a number of uses or a rate the daemon never lets keep.
 
+mod uses;
+
+/// What the counting goes by.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+}
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use nix::time::{ClockId, clock_gettime};
 use siphasher::sip128::{Hasher128, SipHasher13};
+
+use atomic::{AtomicBool, AtomicU32, Ordering};
+use uses::{Mark, Taken, Uses};
 
 use super::ClientError;
 use crate::page::{Check, Seen, Stamp};
@@ -36,6 +45,11 @@ const WAYS: usize = 4;
 const SETS_PER_MARK: usize = 64;
 /// Longest question, besides its token, that is kept: others are asked each time.
 const REST_MAX: usize = 1024;
+/// What comes before each scope, the audience and the address in what is hashed. No text has a byte of 0xff in it, and the
+/// address comes last: two questions never have the same bytes, whatever is in them.
+const SCOPE: &[u8] = &[0xff, 1];
+const AUDIENCE: &[u8] = &[0xff, 2];
+const ADDRESS: &[u8] = &[0xff, 3];
 /// Most bytes of a report besides its ticket.
 const REPORT_BYTES: usize = 32;
 /// Reports that wait for the daemon; above it nothing is granted that would add to them.
@@ -91,7 +105,7 @@ pub(super) struct Cache {
     hash_key: [u8; 16],
     sets: Box<[[ArcSwapOption<Entry>; WAYS]]>,
     /// Whether something in these sets was counted since it was last told.
-    marks: Box<[AtomicBool]>,
+    marks: Box<[Mark]>,
     /// Which way of a full set gives way next.
     hand: AtomicU32,
     left: Arc<Left>,
@@ -111,10 +125,7 @@ struct Entry {
     good_until: UnixTime,
     verdict: Arc<Verdict>,
     ticket: Arc<[u8]>,
-    count: AtomicU32,
-    /// In microseconds of the daemon's time, as are all times here.
-    first: AtomicU64,
-    last: AtomicU64,
+    uses: Uses,
     left: Arc<Left>,
 }
 
@@ -140,7 +151,7 @@ impl Cache {
         Self {
             hash_key,
             sets: (0..sets).map(|_| Default::default()).collect(),
-            marks: (0..sets.div_ceil(SETS_PER_MARK)).map(|_| AtomicBool::new(false)).collect(),
+            marks: (0..sets.div_ceil(SETS_PER_MARK)).map(|_| Mark::new()).collect(),
             hand: AtomicU32::new(0),
             left: Arc::default(),
         }
@@ -163,13 +174,8 @@ impl Cache {
                     return Found::Ask(key);
                 }
             };
-            if self.left.full.load(Ordering::Relaxed) || !entry.count(now) {
+            if self.left.full.load(Ordering::Relaxed) || !entry.uses.count(now, &self.marks[place / SETS_PER_MARK]) {
                 return Found::Ask(key);
-            }
-            let mark = &self.marks[place / SETS_PER_MARK];
-            // After the count, in one order for all: whoever takes the mark back finds the count, or leaves the mark.
-            if !mark.load(Ordering::SeqCst) {
-                mark.store(true, Ordering::SeqCst);
             }
             return Found::Kept(Arc::clone(&entry.verdict));
         }
@@ -189,9 +195,7 @@ impl Cache {
             good_until: good_until.unwrap_or(UnixTime::MAX),
             verdict: Arc::clone(&verdict),
             ticket: ticket.into(),
-            count: AtomicU32::new(0),
-            first: AtomicU64::new(0),
-            last: AtomicU64::new(0),
+            uses: Uses::new(0),
             left: Arc::clone(&self.left),
         });
         let set = &self.sets[self.place(key)];
@@ -211,8 +215,8 @@ impl Cache {
     pub(super) fn reports(&self) -> Vec<Report> {
         let mut reports = self.left.take();
         for (mark, sets) in self.marks.iter().zip(self.sets.chunks(SETS_PER_MARK)) {
-            // Taken back before the counts are read: what is counted meanwhile marks it again.
-            if !mark.swap(false, Ordering::SeqCst) {
+            // Taken back before the counts are taken: what is counted meanwhile marks it again.
+            if !mark.take() {
                 continue;
             }
             for way in sets.iter().flatten() {
@@ -237,22 +241,23 @@ impl Cache {
             return None;
         }
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        // The token goes straight from the caller's memory; no text has a byte of 0xff in it.
+        // The token goes straight from the caller's memory.
         hasher.write(ask.token.as_bytes());
         let mut rest = Gathered { bytes: [0; REST_MAX], length: 0 };
         for scope in &ask.scopes {
-            rest.put(&[0xff])?;
+            rest.put(SCOPE)?;
             rest.put(scope.as_bytes())?;
         }
         if let Some(audience) = ask.audience {
-            rest.put(&[0xff, 0xff])?;
+            rest.put(AUDIENCE)?;
             rest.put(audience.as_bytes())?;
         }
-        rest.put(&[0xff, 0xff, 0xff])?;
-        match ask.from {
-            None => {}
-            Some(IpAddr::V4(address)) => rest.put(&address.octets())?,
-            Some(IpAddr::V6(address)) => rest.put(&address.octets())?,
+        if let Some(address) = ask.from {
+            rest.put(ADDRESS)?;
+            match address {
+                IpAddr::V4(address) => rest.put(&address.octets())?,
+                IpAddr::V6(address) => rest.put(&address.octets())?,
+            }
         }
         hasher.write(&rest.bytes[..rest.length]);
         let hash = hasher.finish128();
@@ -266,30 +271,9 @@ impl Cache {
 }
 
 impl Entry {
-    /// Counts a use; false when no more can be counted until some are told.
-    fn count(&self, now: UnixTime) -> bool {
-        let before = self.count.fetch_add(1, Ordering::SeqCst);
-        if before >= u32::MAX / 2 {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        if before == 0 {
-            self.first.store(now.as_micros(), Ordering::Relaxed);
-        }
-        self.last.store(now.as_micros(), Ordering::Relaxed);
-        true
-    }
-
     fn report(&self) -> Option<Report> {
-        let count = self.count.swap(0, Ordering::SeqCst);
-        // A use that is being counted may not have left its time yet.
-        let (first, last) = (self.first.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed));
-        (count > 0).then(|| Report {
-            ticket: Arc::clone(&self.ticket),
-            count,
-            first: UnixTime::from_micros(first.min(last)),
-            last: UnixTime::from_micros(last.max(first)),
-        })
+        let Taken { count, first, last } = self.uses.take()?;
+        Some(Report { ticket: Arc::clone(&self.ticket), count, first, last })
     }
 }
 
@@ -339,3 +323,6 @@ pub(super) fn boottime() -> Duration {
     // Every Linux that has memfd has it; without a clock nothing that is kept may count.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
 }
+
+#[cfg(all(test, feature = "daemon"))]
+mod tests;
