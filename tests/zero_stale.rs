@@ -89,7 +89,7 @@ fn a_client() {
     let (mut checks, mut hits, mut dead, mut errors) = (0_u64, 0_u64, 0_u64, 0_u64);
     let quota = CHECKS * times();
     while words.load(STOP) == 0 {
-        for _ in 0..16 {
+        for _ in 0..64 {
             let place = words.load(BEGIN) as usize + dice.roll(WINDOW as u64) as usize;
             let token = tokens[place % TOKENS];
             let before = words.load(FIRST + place % TOKENS);
@@ -293,7 +293,7 @@ fn no_client_is_told_active_after_the_reply() {
                 begun.elapsed() < Duration::from_secs(600) * times() as u32,
                 "{met} of {CLIENTS} have made their checks"
             );
-            if met == CLIENTS as u64 {
+            if met == CLIENTS as u64 && kills >= 8 && stops >= 3 && restarts + reloads >= 5 {
                 stop.store(true, Ordering::SeqCst);
                 words.words()[STOP].store(1, Ordering::SeqCst);
                 continue;
@@ -340,5 +340,4 @@ fn no_client_is_told_active_after_the_reply() {
     });
     println!("revoked {}, by order {}, rotated {}, narrowed {}, held {}", done[0], done[1], done[2], done[3], done[4]);
     assert!(done.iter().filter(|&&times| times > 0).count() >= 4 && done.iter().sum::<u64>() >= 50, "{done:?}");
-    assert!(kills >= 3 && stops + restarts + reloads >= 3);
 }
