@@ -83,7 +83,7 @@ impl<M: OwnMemory> Writer<M> {
 
     /// The end of the page: nothing cached counts any more.
     pub fn close(&self) {
-        self.memory.store(AT_STATE, STATE_CLOSED);
+        self.memory.exchange(AT_STATE, STATE_CLOSED);
     }
 
     /// Of all tokens; see [`Epochs::generation`].
