@@ -116,6 +116,10 @@ impl OwnMemory for Words {
         self.word(word).fetch_add(1, self.release());
     }
 
+    fn exchange(&self, word: usize, new: u64) {
+        self.word(word).swap(new, Ordering::AcqRel);
+    }
+
     fn replace(&self, word: usize, old: u64, new: u64) -> bool {
         if self.order == Order::ForgetsItsState {
             self.store(word, new);
@@ -125,12 +129,7 @@ impl OwnMemory for Words {
     }
 }
 
-/// A daemon's writer over a page that is open already: `Writer::new` begins a page anew, which no model is about.
-struct Daemon {
-    words: Words,
-}
-
-/// `Writer::new` writes the header; here it is there.
+/// The daemon's memory while its page is begun: the header, and what else does not change, is there.
 struct Begun(Words);
 
 impl Memory for Begun {
@@ -150,25 +149,22 @@ impl OwnMemory for Begun {
         self.0.increment(word);
     }
 
+    fn exchange(&self, word: usize, new: u64) {
+        self.0.exchange(word, new);
+    }
+
     fn replace(&self, word: usize, old: u64, new: u64) -> bool {
         self.0.replace(word, old, new)
     }
 }
 
-impl Daemon {
-    /// The real writer; a state that moves is as `Writer::new` leaves it, and is opened.
-    fn writer(&self) -> Writer<Begun> {
-        let writer = Writer::new(Begun(self.words.clone()));
-        if self.words.moving.contains_key(&STATE) {
-            writer.open();
-        }
-        writer
-    }
-}
-
+/// An open page, and the real writer of it.
 fn daemon(order: Order, moving: &[usize]) -> (Words, Writer<Begun>) {
     let words = Words::open(order, moving);
-    let writer = Daemon { words: words.clone() }.writer();
+    let writer = Writer::new(Begun(words.clone()));
+    if moving.contains(&STATE) {
+        writer.open();
+    }
     (words, writer)
 }
 
@@ -388,8 +384,7 @@ fn an_epoch_whose_reading_acquires_nothing_is_found() {
     }
 }
 
-/// The second bump of `store::hot`: what is taken from the list is in the store by then, and so whoever finds it gone reads
-/// the store as it is now. Here the checker knows no lock, and so the list is emptied only after the reply.
+/// What is taken from the list before it is in the store is active again for whoever looks in between.
 #[test]
 fn a_refusal_that_is_taken_back_before_the_commit_is_found() {
     is_found("settled too early", || {

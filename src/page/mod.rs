@@ -119,6 +119,8 @@ pub trait OwnMemory: Memory {
     fn store(&self, word: usize, value: u64);
     /// Adds one, with the same effect.
     fn increment(&self, word: usize);
+    /// Stores `new` in one step: what replaces the word at the same time does so before or after it.
+    fn exchange(&self, word: usize, new: u64);
     /// Stores `new` if the word is `old`; returns whether it was.
     fn replace(&self, word: usize, old: u64, new: u64) -> bool;
 }
@@ -139,6 +141,10 @@ impl OwnMemory for [AtomicU64] {
         self[word].fetch_add(1, Ordering::Release);
     }
 
+    fn exchange(&self, word: usize, new: u64) {
+        self[word].swap(new, Ordering::AcqRel);
+    }
+
     fn replace(&self, word: usize, old: u64, new: u64) -> bool {
         self[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -157,6 +163,10 @@ impl<M: OwnMemory + ?Sized> OwnMemory for Box<M> {
 
     fn increment(&self, word: usize) {
         (**self).increment(word);
+    }
+
+    fn exchange(&self, word: usize, new: u64) {
+        (**self).exchange(word, new);
     }
 
     fn replace(&self, word: usize, old: u64, new: u64) -> bool {
@@ -185,6 +195,10 @@ impl OwnMemory for crate::sys::shared::OwnWords {
 
     fn increment(&self, word: usize) {
         self.words().increment(word);
+    }
+
+    fn exchange(&self, word: usize, new: u64) {
+        self.words().exchange(word, new);
     }
 
     fn replace(&self, word: usize, old: u64, new: u64) -> bool {

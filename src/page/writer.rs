@@ -93,7 +93,7 @@ impl<M: OwnMemory> Writer<M> {
 
     /// The end of the page: nothing cached counts any more.
     pub fn close(&self) {
-        self.memory.store(AT_STATE, STATE_CLOSED);
+        self.memory.exchange(AT_STATE, STATE_CLOSED);
     }
 
     /// What it says of cached verdicts: `open`, `ask` or `closed`.
