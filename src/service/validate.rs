@@ -134,6 +134,11 @@ impl Service {
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let from = ask.from.map(canonical);
         let (record, slot) = match self.presented(ask.token) {
+            #[cfg(feature = "mutants")]
+            Ok(Presented::Known(record, slot)) if mutant!(SlotAfterState) => {
+                let late = self.store.slot_read_late(record.id, slot);
+                (record, late)
+            }
             Ok(Presented::Known(record, slot)) => (record, slot),
             Ok(Presented::Stranger(reason, id)) => {
                 let verdict = self.stranger(caller, ask, from, from_asserted, reason, id, now);
@@ -179,6 +184,14 @@ impl Service {
                 Judged::Later(Box::pin(async move { service.count_use(caller, record.id, question).await }))
             }
             Outcome::Active => {
+                #[cfg(feature = "mutants")]
+                let generation = generation.map(|was| match mutant!(GenerationAfterState) {
+                    true => {
+                        crate::page::mutant::window(|| self.store.epoch() != was);
+                        self.store.epoch()
+                    }
+                    false => was,
+                });
                 let epoch = generation.map(|generation| Epoch { generation, slot });
                 self.active(caller, record, ask, from, now, question, epoch)
             }
