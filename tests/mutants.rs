@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bearerd::page::mutant::Mutant;
 use daemon::Daemon;
+use stale::elsewhere::{Clock, Elsewhere};
 use stale::{Stale, Trial};
 
 const TRIAL: &str = "BEARERD_TEST_TRIAL";
@@ -31,6 +32,7 @@ fn run(trial: &str) -> Trial {
         "amid-revocation" => stale::asked_amid_a_revocation(&daemon, false),
         "amid-order" => stale::asked_amid_a_revocation(&daemon, true),
         "kill" => (0..3).try_for_each(|_| stale::revoked_after_a_kill(&mut daemon)),
+        "use" => (0..3).try_for_each(|_| stale::used_after_a_kill(&mut daemon)),
         "third" => (0..3).try_for_each(|_| stale::revoked_by_the_third_daemon(&mut daemon)),
         "stop" => (0..3).try_for_each(|_| stale::revoked_after_a_stop(&mut daemon)),
         "storm" => {
@@ -89,7 +91,7 @@ fn client_elsewhere() {
 
 #[test]
 fn without_a_mutant_nothing_is_stale() {
-    for trial in ["revoked", "order", "amid-revocation", "amid-order", "kill", "third", "stop"] {
+    for trial in ["revoked", "order", "amid-revocation", "amid-order", "kill", "use", "third", "stop"] {
         assert_eq!(seen(trial, None), None, "{trial}");
     }
 }
@@ -121,7 +123,7 @@ fn a_client_without_the_lease_is_caught() {
 
 #[test]
 fn a_daemon_that_does_not_wait_for_the_lease_is_caught() {
-    caught(Mutant::NoTakeover, &["kill", "third", "storm"]);
+    caught(Mutant::NoTakeover, &["kill", "use", "third", "storm"]);
 }
 
 #[test]
@@ -150,17 +152,26 @@ fn an_order_that_bumps_no_generation_is_caught() {
 fn root_a_client_that_believes_any_clock_is_caught() {
     let mut daemon = Daemon::start();
     let token = stale::issue(&daemon, "elsewhere");
-    let place = stale::elsewhere::Clock { secs: -500, nanos: 0 };
-    let mut client = place.start(|| {
-        let mut child = stale::elsewhere::Elsewhere::command("client_elsewhere", daemon.socket());
-        child.env("BEARERD_MUTANT", Mutant::AnyClock.name());
-        child
+    let clock = Clock { secs: -500, nanos: 0 };
+    let mut client = clock.start(|| {
+        let mut command = Elsewhere::command("client_elsewhere", daemon.socket());
+        command.env("BEARERD_MUTANT", Mutant::AnyClock.name());
+        command
     });
     assert_eq!(client.tell(&format!("warm {token}")), "true", "it keeps nothing, with the fault as without");
     daemon.kill();
     daemon.run();
     stale::revoke(&daemon, stale::by_id(&token));
     assert_eq!(client.tell(&format!("kept {token}")), "true", "the fault does nothing");
+}
+
+/// What `tests/zero_stale.rs` looks for where it must not be.
+#[test]
+fn the_faults_are_in_this_build() {
+    for program in [env!("CARGO_BIN_EXE_bearerd"), env!("CARGO_BIN_EXE_bearerctl")] {
+        let bytes = std::fs::read(program).unwrap();
+        assert!(bytes.windows(14).any(|window| window == b"BEARERD_MUTANT"), "{program}");
+    }
 }
 
 /// A name that is in the list and in no test would be a fault that nobody looks for.

@@ -47,3 +47,14 @@ fn no_check_after_the_reply_is_active() {
     assert!(report.kills >= plan.kills && report.stops >= plan.stops, "too few kills and stops");
     assert!(report.restarts >= plan.restarts && report.reloads >= plan.reloads, "too few restarts and reloads");
 }
+
+/// The faults of `tests/mutants.rs` are not in what is built without that feature.
+#[cfg(not(feature = "mutants"))]
+#[test]
+fn no_fault_on_purpose_is_in_this_build() {
+    for program in [env!("CARGO_BIN_EXE_bearerd"), env!("CARGO_BIN_EXE_bearerctl")] {
+        let bytes = std::fs::read(program).unwrap();
+        assert!(!bytes.windows(14).any(|window| window == b"BEARERD_MUTANT"), "{program}");
+        assert!(!bytes.windows(11).any(|window| window == b"no-takeover"), "{program}");
+    }
+}

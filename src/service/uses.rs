@@ -16,12 +16,13 @@ use crate::registry::validate::{Circumstances, Judgement, judge};
 use crate::registry::{family, first_use};
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, StoreError, Txn};
+use crate::time::UnixTime;
 use crate::token::TokenId;
 
 /// How a use ended inside the transaction.
 enum Counted {
-    /// It is counted; its line is in the outbox.
-    Use(Box<TokenRecord>),
+    /// It is counted; its line is in the outbox. When it ends the predecessor, if it does.
+    Use(Box<TokenRecord>, Option<UnixTime>),
     /// There was nothing to count any more: another's use was the first.
     Plain(Box<TokenRecord>),
     /// It is not good, as it stands now.
@@ -48,9 +49,13 @@ impl Service {
         let committed = self.commit(&caller, 1, job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
         let (counted, lines) = committed;
         match counted {
-            Counted::Use(record) => {
+            Counted::Use(record, ends) => {
                 for line in lines {
                     line.wait().await.map_err(|_| audit_unavailable())?;
+                }
+                // This answer says that the predecessor is over: not while a dead daemon's caches may grant it.
+                if ends.is_some_and(|ends| ends.since(now) < self.takeover.left()) {
+                    self.in_force().await;
                 }
                 self.note_use(&caller, id, question.from, false, now);
                 Ok(not_kept(verdict(&record, None, Vec::new(), now)))
@@ -122,5 +127,5 @@ fn count(
         event.note = Some(event.note.map_or(said.clone(), |note| format!("{said}; {note}")));
     }
     announce(txn, &mut event)?;
-    Ok((Counted::Use(Box::new(spent.used)), vec![event]))
+    Ok((Counted::Use(Box::new(spent.used), spent.ends.map(|(_, at)| at)), vec![event]))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bearerd::client::blocking::{CachedClient, Client};
 use bearerd::client::{CacheOptions, ClientError, Options};
-use bearerd::protocol::message::{Condition, Filter, Handle, Issue, Revoke, Validate, Which};
+use bearerd::protocol::message::{Condition, Filter, Handle, Issue, Revoke, Rotate, Validate, Which};
 
 use super::daemon::{Daemon, PATIENCE, id_of};
 
@@ -51,7 +51,7 @@ pub fn issue(daemon: &Daemon, subject: &str) -> String {
     let issue = Issue {
         name: "t".into(),
         subject: Some(subject.to_owned()),
-        scopes: vec!["a:*".into()],
+        scopes: vec!["a:*".into(), "b".into()],
         ..Issue::default()
     };
     Client::connect(daemon.socket(), patient()).unwrap().issue(&issue).unwrap().token.expose().to_owned()
@@ -153,6 +153,20 @@ pub fn revoked_after_a_kill(daemon: &mut Daemon) -> Trial {
     daemon.run();
     revoke(daemon, by_id(&token));
     is_over(&client, &ask(&token, &[]), "revoked after a kill")
+}
+
+/// The daemon is killed, and a successor, rotated before, is used for the first time: its predecessor has no grace.
+pub fn used_after_a_kill(daemon: &mut Daemon) -> Trial {
+    let client = cached(daemon);
+    let token = issue(daemon, "rotated");
+    let rotate = Rotate { token: Handle(id_of(&token)), now: false, grace: Some(Duration::ZERO) };
+    let rotated = Client::connect(daemon.socket(), patient()).unwrap().rotate(&rotate).unwrap();
+    warm(&client, &ask(&token, &[]));
+    daemon.kill();
+    daemon.run();
+    let mut other = Client::connect(daemon.socket(), patient()).unwrap();
+    assert!(other.validate(&ask(rotated.token.expose(), &[])).unwrap().active);
+    is_over(&client, &ask(&token, &[]), "its successor was used after a kill")
 }
 
 /// The same with a third daemon, the second having stopped in good order.

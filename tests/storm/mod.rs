@@ -209,14 +209,7 @@ fn start(mut command: Command, common: &Arc<Common>) -> Child {
 }
 
 /// What happens to the daemon, until there has been enough of all.
-fn disturb(
-    daemon: &mut Daemon,
-    plan: &Plan,
-    common: &Common,
-    counts: &File,
-    report: &mut Report,
-    begun: Instant,
-) {
+fn disturb(daemon: &mut Daemon, plan: &Plan, common: &Common, counts: &File, report: &mut Report, begun: Instant) {
     let mut dice = Dice(plan.seed);
     loop {
         let (done, counted) = (common.made.sum(), Counts::read(counts, plan.clients));

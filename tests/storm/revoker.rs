@@ -249,14 +249,8 @@ pub fn last(common: &Common, socket: PathBuf) -> (usize, String) {
     let mut revoker = Revoker::new(common, socket, Dice(0), 0..1);
     let planted = revoker.plant(0, None);
     // Good, before anybody is told of it.
-    let asked = Validate {
-        token: &planted.text,
-        scopes: vec![SCOPES[0]],
-        audience: None,
-        from: None,
-        note: None,
-        peek: false,
-    };
+    let asked =
+        Validate { token: &planted.text, scopes: vec![SCOPES[0]], audience: None, from: None, note: None, peek: false };
     assert!(revoker.client.validate(&asked).unwrap().active);
     (planted.number, planted.text)
 }
