@@ -15,6 +15,23 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!("the feature `mutants` breaks on purpose what tests must notice: no optimised build may have it");
+
+/// Whether this process has that fault on purpose. Without the feature `mutants`: no, and nothing of it is built.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($which:ident) => {
+        $crate::page::mutant::Mutant::$which.is_on()
+    };
+}
+#[cfg(all(not(feature = "mutants"), feature = "client"))]
+macro_rules! mutant {
+    ($which:ident) => {
+        false
+    };
+}
+
 pub mod codec;
 pub mod scope;
 #[allow(unsafe_code, reason = "the one room that may")]

@@ -93,6 +93,9 @@ impl<M: OwnMemory> Writer<M> {
 
     /// The end of the page: nothing cached counts any more.
     pub fn close(&self) {
+        if mutant!(NoClose) {
+            return;
+        }
         self.memory.exchange(AT_STATE, STATE_CLOSED);
     }
 
@@ -141,10 +144,16 @@ impl<M: OwnMemory + Send + Sync + 'static> Epochs for Writer<M> {
     }
 
     fn bump(&self, id: TokenId) {
+        if mutant!(NoSlot) {
+            return;
+        }
         self.bump_slot(slot_of(id));
     }
 
     fn bump_all(&self) {
+        if mutant!(NoGeneration) {
+            return;
+        }
         self.bump_generation();
     }
 }

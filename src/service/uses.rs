@@ -18,12 +18,13 @@ use crate::registry::validate::{Circumstances, Judgement, judge};
 use crate::registry::{family, first_use};
 use crate::store::record::TokenRecord;
 use crate::store::{Effect, HotRecord, StoreError, Txn};
+use crate::time::UnixTime;
 use crate::token::TokenId;
 
 /// How a use ended inside the transaction.
 enum Counted {
-    /// It is counted; its line is in the outbox.
-    Use(Arc<HotRecord>),
+    /// It is counted; its line is in the outbox. When it ends the predecessor, if it does.
+    Use(Arc<HotRecord>, Option<UnixTime>),
     /// There was nothing to count any more: another's use was the first.
     Plain(Arc<HotRecord>),
     /// It is not good, as it stands now.
@@ -50,9 +51,13 @@ impl Service {
         let committed = self.commit(&caller, 1, job).await.and_then(|it| it).map_err(|error| store_failure(&error))?;
         let (counted, lines) = committed;
         match counted {
-            Counted::Use(record) => {
+            Counted::Use(record, ends) => {
                 for line in lines {
                     line.wait().await.map_err(|_| audit_unavailable())?;
+                }
+                // This answer says that the predecessor is over: not while a dead daemon's caches may grant it.
+                if ends.is_some_and(|ends| ends.since(now) < self.takeover.left()) {
+                    self.in_force().await;
                 }
                 self.note_use(&caller, id, question.from, false, now);
                 Ok(Told::active(record, now, None))
@@ -133,5 +138,5 @@ fn count(
         event.note = Some(event.note.map_or(said.clone(), |note| format!("{said}; {note}")));
     }
     let event = announce(txn, event)?;
-    Ok((Counted::Use(shared(spent.used)), vec![event]))
+    Ok((Counted::Use(shared(spent.used), spent.ends.map(|(_, at)| at)), vec![event]))
 }

@@ -199,6 +199,11 @@ impl Service {
         let from_asserted = grant.assert_address == Some(AssertAddress::Yes);
         let asked = Asked { ask, from: ask.from.map(canonical), from_asserted };
         let (record, slot) = match self.presented(ask.token) {
+            #[cfg(feature = "mutants")]
+            Ok(Presented::Known(record, slot)) if mutant!(SlotAfterState) => {
+                let late = self.store.slot_read_late(record.id, slot);
+                (record, late)
+            }
             Ok(Presented::Known(record, slot)) => (record, slot),
             Ok(Presented::Stranger(reason, id)) => {
                 self.refuse_stranger(caller, asked, reason, id, now);
@@ -237,6 +242,14 @@ impl Service {
                 Judged::Later(Box::pin(async move { service.count_use(caller, record.id, question).await }))
             }
             Outcome::Active => {
+                #[cfg(feature = "mutants")]
+                let generation = generation.map(|was| match mutant!(GenerationAfterState) {
+                    true => {
+                        crate::page::mutant::window(|| self.store.epoch() != was);
+                        self.store.epoch()
+                    }
+                    false => was,
+                });
                 let epoch = generation.map(|generation| Epoch { generation, slot });
                 self.active(caller, record, asked, now, epoch)
             }

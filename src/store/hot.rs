@@ -161,6 +161,11 @@ impl Hot {
     }
 
     fn bump(&self, id: TokenId) {
+        #[cfg(feature = "mutants")]
+        if mutant!(BumpAfterReply) {
+            let epochs = Arc::clone(&self.epochs);
+            return crate::page::mutant::late(move || epochs.bump(id));
+        }
         self.epochs.bump(id);
     }
 

@@ -374,6 +374,14 @@ impl Store {
         Ok(Lookup { slot, record })
     }
 
+    /// What the slot counts when a change has gone by: it is bumped when it is refused, and when it is durable.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn slot_read_late(&self, id: TokenId, was: u64) -> u64 {
+        let slot = || self.shared.hot.slot(id);
+        crate::page::mutant::window(|| slot() > was + 1);
+        slot()
+    }
+
     /// One page of the tokens that `wanted` wants; it may ask the store for more. Reads the disk: for a thread that may
     /// block.
     ///

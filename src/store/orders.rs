@@ -192,6 +192,11 @@ impl InForce {
     }
 
     pub(super) fn bump_epoch(&self) {
+        #[cfg(feature = "mutants")]
+        if mutant!(BumpAfterReply) {
+            let epochs = Arc::clone(&self.epochs);
+            return crate::page::mutant::late(move || epochs.bump_all());
+        }
         self.epochs.bump_all();
     }
 
@@ -203,8 +208,14 @@ impl InForce {
     fn enforce(&self, entry: &Entry) {
         let mut list = self.list().to_vec();
         list.push(entry.clone());
+        #[cfg(feature = "mutants")]
+        if mutant!(GenerationBeforeOrder) {
+            self.bump_epoch();
+            crate::page::mutant::window(|| false);
+            return self.replace(list);
+        }
         self.replace(list);
-        self.epochs.bump_all();
+        self.bump_epoch();
     }
 
     fn replace(&self, list: Vec<Entry>) {
