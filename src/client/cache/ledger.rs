@@ -1,0 +1,161 @@
+//! What was granted out of the cache, until the daemon knows of it.
+//!
+//! Invariants: I4 (no use is lost, nor told of another verdict: a kept verdict has its account from when it is made until
+//! the last thread that grants by it lets go of it), and I5 (so many accounts, and so many reports that wait).
+//!
+//! Accounts have lanes, and each thread writes in one: threads that grant by the same verdict do not wait for each other's
+//! caches. What is counted at each hit lies close together, so that little memory is gone through.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::atomic::{AtomicBool, Ordering};
+use super::uses::{Taken, Uses};
+use crate::client::ClientError;
+use crate::protocol::code::ErrorCode;
+use crate::protocol::message::UseReport;
+use crate::protocol::{REPORTS_MAX, REQUEST_MAX};
+use crate::time::UnixTime;
+
+/// Counts that an account has.
+const LANES: usize = 4;
+/// Most bytes of a report besides its ticket.
+const REPORT_BYTES: usize = 32;
+/// Reports that wait for the daemon; above it nothing is granted that would add to them.
+const WAITING_MAX: usize = 65_536;
+
+/// Uses of one verdict that the daemon is to be told of.
+pub(in crate::client) struct Report {
+    pub(super) ticket: Arc<[u8]>,
+    pub(super) count: u32,
+    pub(super) first: UnixTime,
+    pub(super) last: UnixTime,
+}
+
+/// See the file's head.
+pub(super) struct Ledger {
+    lanes: [Box<[Line]>; LANES],
+    /// Accounts that nobody has.
+    free: Mutex<Vec<u32>>,
+    /// Of accounts that were given up, and what could not be told.
+    waiting: Mutex<Vec<Report>>,
+    full: AtomicBool,
+}
+
+/// Half a line of memory, so that none lies in two.
+#[repr(align(32))]
+struct Line(Uses);
+
+/// Where the uses of one verdict are counted.
+pub(super) struct Account {
+    ledger: Arc<Ledger>,
+    ticket: Arc<[u8]>,
+    number: u32,
+}
+
+impl Ledger {
+    /// Of so many accounts.
+    pub(super) fn new(accounts: usize) -> Arc<Self> {
+        let accounts = u32::try_from(accounts).unwrap_or(u32::MAX);
+        Arc::new(Self {
+            lanes: std::array::from_fn(|_| (0..accounts).map(|_| Line(Uses::new(0))).collect()),
+            free: Mutex::new((0..accounts).rev().collect()),
+            waiting: Mutex::default(),
+            full: AtomicBool::new(false),
+        })
+    }
+
+    /// A new account, whose uses are told with this ticket; none if all are taken.
+    pub(super) fn open(self: &Arc<Self>, ticket: Arc<[u8]>) -> Option<Account> {
+        let number = lock(&self.free).pop()?;
+        Some(Account { ledger: Arc::clone(self), ticket, number })
+    }
+
+    /// Where this thread counts in the account of this number; none when no more can be counted until some are told.
+    pub(super) fn line(&self, number: u32) -> Option<&Uses> {
+        let uses = &self.lanes[lane()].get(number as usize)?.0;
+        (!self.full.load(Ordering::Relaxed) && uses.takes_more()).then_some(uses)
+    }
+
+    /// Takes the reports that wait.
+    pub(super) fn take(&self) -> Vec<Report> {
+        let mut waiting = lock(&self.waiting);
+        self.full.store(false, Ordering::Relaxed);
+        std::mem::take(&mut waiting)
+    }
+
+    /// Lets reports wait.
+    pub(super) fn add(&self, reports: impl IntoIterator<Item = Report>) {
+        let mut waiting = lock(&self.waiting);
+        waiting.extend(reports);
+        self.full.store(waiting.len() >= WAITING_MAX, Ordering::Relaxed);
+    }
+}
+
+impl Account {
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Takes what was counted since the last time.
+    pub(super) fn report(&self) -> Option<Report> {
+        let lines = self.ledger.lanes.iter().map(|lane| &lane[self.number as usize].0);
+        let Taken { count, first, last } = lines.filter_map(Uses::take).reduce(Taken::and)?;
+        Some(Report { ticket: Arc::clone(&self.ticket), count, first, last })
+    }
+}
+
+/// Its last uses wait to be told, and then the number is free: nobody counts by it any more.
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let Some(report) = self.report() {
+            self.ledger.add([report]);
+        }
+        lock(&self.ledger.free).push(self.number);
+    }
+}
+
+/// How many of these fit one request, at least one.
+pub(in crate::client) fn one_request(reports: &[Report]) -> usize {
+    let mut bytes = 0;
+    let fits = reports.iter().take(REPORTS_MAX).take_while(|report| {
+        bytes += report.ticket.len() + REPORT_BYTES;
+        bytes <= REQUEST_MAX / 2
+    });
+    fits.count().max(1)
+}
+
+/// As they are sent.
+pub(in crate::client) fn as_messages(reports: &[Report]) -> Vec<UseReport<'_>> {
+    let messages = reports.iter().map(|report| UseReport {
+        ticket: &report.ticket,
+        count: report.count,
+        first: report.first,
+        last: report.last,
+    });
+    messages.collect()
+}
+
+/// Whether a report that failed so may be sent again. When the connection was lost it may have been taken: a use less is
+/// told rather than one too many; and what the daemon does not take it will not take later.
+pub(in crate::client) fn may_tell_again(error: &ClientError) -> bool {
+    match error {
+        ClientError::Failure(failure) | ClientError::Refused(failure) => {
+            matches!(failure.code, ErrorCode::Unavailable | ErrorCode::Stopping | ErrorCode::TooManyConnections)
+        }
+        ClientError::Connect { .. } | ClientError::WrongServer { .. } => true,
+        _ => false,
+    }
+}
+
+/// This thread's: they take them in turn.
+fn lane() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % LANES;
+    }
+    MINE.with(|mine| *mine)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
