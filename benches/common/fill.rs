@@ -24,7 +24,7 @@ use super::random::Random;
 use super::tokens;
 
 /// Tokens in one transaction.
-const CHUNK: usize = 10_000;
+const CHUNK: usize = 50_000;
 /// Transactions that are prepared ahead of the one that is written.
 const AHEAD: usize = 2;
 /// What the store may cache of itself while it is filled: the indexes are written all over.

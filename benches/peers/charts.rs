@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::report::{Report, Row, Scaled};
 use crate::svg::{Bars, Drawing, Ranges, short};
+use crate::tables::thousands;
 
 const WIDTH: f64 = 860.0;
-/// Whom ratios are drawn of. MUNGE is so far off that nothing else could be seen beside it.
-const PEERS: [&str; 4] = ["tokio echo", "blocking echo", "Redis GET", "memcached get"];
+/// Whom ratios are drawn of, with the colour that each has in all charts; bearerd's own is 0. MUNGE is so far off that
+/// nothing else could be seen beside it.
+const PEERS: [(usize, &str); 4] = [(1, "tokio echo"), (2, "blocking echo"), (3, "Redis GET"), (4, "memcached get")];
 
 /// Draws what the figures allow; says into which files.
 pub fn draw(report: &Report, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -36,7 +38,8 @@ fn two_places(value: f64) -> String {
 }
 
 fn ratios(report: &Report) -> Option<String> {
-    let titles = [("warm", "100 warm tokens"), ("full", "10,000 tokens, random scopes")];
+    let full = format!("full: {} tokens, random scopes", thousands(report.plan.tokens as f64));
+    let titles = [("warm", "warm: 100 tokens, a question each"), ("full", full.as_str())];
     let panels: Vec<Bars<'_>> = titles
         .iter()
         .filter_map(|(load, title)| {
@@ -45,7 +48,10 @@ fn ratios(report: &Report) -> Option<String> {
             (!rows.is_empty()).then(|| Bars {
                 title,
                 groups: rows.iter().map(|row| row.connections_shown()).collect(),
-                values: PEERS.iter().map(|peer| rows.iter().map(|row| value(peer, row)).collect()).collect(),
+                values: PEERS
+                    .iter()
+                    .map(|&(colour, peer)| (colour, rows.iter().map(|row| value(peer, row)).collect()))
+                    .collect(),
                 reference: Some(1.0),
                 shown: two_places,
             })
@@ -57,7 +63,9 @@ fn ratios(report: &Report) -> Option<String> {
     let below = "bearerd's validations a second over those of others in the same round, by connections; the line is 1";
     let mut drawing = Drawing::new(WIDTH, "Validation beside others", below);
     drawing.legend(&PEERS);
-    drawing.bars(&panels, 190.0);
+    for panel in panels {
+        drawing.bars(&[panel], 130.0);
+    }
     Some(drawing.finish())
 }
 
@@ -68,19 +76,21 @@ fn latency(report: &Report) -> Option<String> {
     if !(lowest.is_finite() && lowest > 0.0) {
         return None;
     }
-    let below = "p50, p99 and p99.9 in microseconds, 10,000 tokens, one request in flight on each connection";
-    let mut drawing = Drawing::new(WIDTH, "Latency under the full load", below);
+    let below = format!(
+        "p50, p99 and p99.9 in microseconds; {} tokens, random scopes; one request in flight on each connection",
+        thousands(report.plan.tokens as f64)
+    );
+    let mut drawing = Drawing::new(WIDTH, "Latency under the full load", &below);
     for row in rows {
-        let names: Vec<&str> = ["bearerd"].into_iter().chain(PEERS).collect();
-        let side = |(series, name): (usize, &&str)| {
+        let side = |(colour, name): (usize, &str)| {
             let it = row.side(name)?.latency?;
-            Some(((*name).to_owned(), series, [it.p50, it.p99, it.p999]))
+            Some((name.to_owned(), colour, [it.p50, it.p99, it.p999]))
         };
         let title = match row.connections {
             1 => "1 connection".to_owned(),
             count => format!("{count} connections"),
         };
-        let rows = names.iter().enumerate().filter_map(side).collect();
+        let rows = [(0, "bearerd")].into_iter().chain(PEERS).filter_map(side).collect();
         drawing.ranges(&Ranges { title: &title, rows, unit: "µs" }, lowest, highest);
     }
     Some(drawing.finish())
@@ -94,14 +104,17 @@ fn scale(all: &[Scaled]) -> Option<String> {
     let panel = |title, values: [fn(&Scaled) -> f64; 2]| Bars {
         title,
         groups: groups.clone(),
-        values: values.iter().map(|value| all.iter().map(|each| Some(value(each))).collect()).collect(),
+        values: (0..)
+            .zip(values)
+            .map(|(colour, value)| (colour, all.iter().map(|it| Some(value(it))).collect()))
+            .collect(),
         reference: None,
         shown: short,
     };
     let panels = [
-        panel("Validate: p50, p99, µs", [|it| it.alone.p50, |it| it.alone.p99]),
-        panel("Resident: idle, in use, MiB", [|it| it.idle_kib as f64 / 1024.0, |it| it.used_kib as f64 / 1024.0]),
-        panel("READY: clean, after kill -9, ms", [|it| it.ready_clean_ms, |it| it.ready_killed_ms]),
+        panel("Validate: p50 and p99, µs", [|it| it.alone.p50, |it| it.alone.p99]),
+        panel("Resident: idle and in use, MiB", [|it| it.idle_kib as f64 / 1024.0, |it| it.used_kib as f64 / 1024.0]),
+        panel("READY: clean and after kill -9, ms", [|it| it.ready_clean_ms, |it| it.ready_killed_ms]),
     ];
     let below = "by the number of tokens; one connection, tokens at random; in use: all tokens, or a million of them";
     let mut drawing = Drawing::new(WIDTH, "More tokens", below);

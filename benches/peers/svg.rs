@@ -32,8 +32,8 @@ pub struct Bars<'a> {
     pub title: &'a str,
     /// Below each group.
     pub groups: Vec<String>,
-    /// For each series its value in each group; none = no bar.
-    pub values: Vec<Vec<Option<f64>>>,
+    /// For each series its colour and its value in each group; none = no bar.
+    pub values: Vec<(usize, Vec<Option<f64>>)>,
     /// A line at this height.
     pub reference: Option<f64>,
     pub shown: fn(f64) -> String,
@@ -59,10 +59,10 @@ impl Drawing {
     }
 
     /// Which colour is which.
-    pub fn legend(&mut self, names: &[&str]) {
+    pub fn legend(&mut self, names: &[(usize, &str)]) {
         self.height += LINE;
         let mut x = MARGIN;
-        for (series, name) in names.iter().enumerate() {
+        for (series, name) in names {
             let y = self.height - 10.0;
             let _ =
                 write!(self.body, r#"<rect class="s{series}" x="{x:.1}" y="{y:.1}" width="10" height="10" rx="2"/>"#);
@@ -85,7 +85,7 @@ impl Drawing {
     fn bar_panel(&mut self, panel: &Bars<'_>, x: f64, top: f64, width: f64, height: f64) {
         self.text(x, top + 16.0, "h", "start", panel.title);
         let base = top + HEAD + height;
-        let values = panel.values.iter().flatten().flatten().copied();
+        let values = panel.values.iter().flat_map(|(_, values)| values).flatten().copied();
         let highest = values.chain(panel.reference).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
         // The topmost value stands above its bar.
         let y = |value: f64| base - value / highest * (height - LINE);
@@ -93,9 +93,9 @@ impl Drawing {
         let bar = group * 0.84 / panel.values.len().max(1) as f64;
         for (at, label) in panel.groups.iter().enumerate() {
             let left = x + group * at as f64 + group * 0.08;
-            for (series, value) in panel.values.iter().enumerate() {
-                let Some(value) = value.get(at).copied().flatten() else { continue };
-                let (from, to) = (left + bar * series as f64, y(value));
+            for (place, (series, values)) in panel.values.iter().enumerate() {
+                let Some(value) = values.get(at).copied().flatten() else { continue };
+                let (from, to) = (left + bar * place as f64, y(value));
                 let (wide, tall) = (bar - 2.0, (base - to).max(0.5));
                 let _ = write!(
                     self.body,

@@ -29,15 +29,21 @@ pub fn print(report: &Report) {
     if report.plan.quick {
         println!("\n**A quick run: these figures mean nothing.**");
     }
+    let picture = |alt: &str, name: &str| println!("\n![{alt}](img/{name})");
     let rows: Vec<&Row> = report.rows.iter().filter(|row| row.load != durable::LOAD).collect();
     if !rows.is_empty() {
         ratios(&rows);
+        picture("Validations a second over those of others", "ratios.svg");
         sides(&rows);
+        picture("Latencies under the full load", "latency.svg");
     }
     if let Some(row) = report.rows.iter().find(|row| row.load == durable::LOAD) {
         durable_changes(row);
     }
-    scale(&report.scale);
+    if !report.scale.is_empty() {
+        scale(&report.scale);
+        picture("What more tokens cost", "scale.svg");
+    }
     cached(report);
     rest(report);
 }
