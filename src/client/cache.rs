@@ -13,18 +13,21 @@
 //! and its heartbeat is younger than the lease; the token has not ended by the daemon's time. A question with a note, or one
 //! that only peeks, is always asked; what has a number of uses or a rate the daemon never lets keep.
 
+mod hints;
+mod known;
 mod ledger;
 mod question;
 mod uses;
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 use nix::time::{ClockId, clock_gettime};
 
-use self::atomic::{AtomicU32, AtomicU64, Ordering};
+use self::atomic::{AtomicU32, Ordering};
+use self::hints::Hints;
+pub use self::known::Known;
 use self::ledger::{Account, Ledger};
 pub(super) use self::ledger::{Report, as_messages, may_tell_again, one_request};
 pub(super) use self::question::Key;
@@ -59,11 +62,6 @@ pub(super) struct Cache {
     ledger: Arc<Ledger>,
 }
 
-/// A byte of the key of each entry in a set, so that others are hardly ever looked at for nothing. It is not written in one
-/// step with the entry: what is found is compared with the whole key.
-#[derive(Default)]
-struct Hints(AtomicU64);
-
 /// A line of memory.
 #[derive(Default)]
 #[repr(align(64))]
@@ -96,51 +94,6 @@ pub(super) enum Found {
     Ask(Key),
     /// Ask, and keep nothing.
     AskOnly,
-}
-
-/// A verdict, the daemon's or a kept one: it reads as a [`Verdict`].
-///
-/// It says what was so when it was given; what it lent from a cache goes back when it is dropped. To hold it for long, or
-/// in many places, take [`Self::share`].
-pub struct Known(From);
-
-enum From {
-    Cache(Guard<Option<Arc<Entry>>>),
-    Daemon(Arc<Verdict>),
-}
-
-impl Known {
-    /// One to keep.
-    pub fn share(&self) -> Arc<Verdict> {
-        Arc::clone(self.verdict())
-    }
-
-    fn verdict(&self) -> &Arc<Verdict> {
-        match &self.0 {
-            From::Cache(entry) => &entry.as_ref().expect("an entry was found").verdict,
-            From::Daemon(verdict) => verdict,
-        }
-    }
-}
-
-impl Deref for Known {
-    type Target = Verdict;
-
-    fn deref(&self) -> &Verdict {
-        self.verdict()
-    }
-}
-
-impl std::convert::From<Verdict> for Known {
-    fn from(verdict: Verdict) -> Self {
-        Self(From::Daemon(Arc::new(verdict)))
-    }
-}
-
-impl std::fmt::Debug for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.verdict().fmt(f)
-    }
 }
 
 impl Cache {
@@ -182,7 +135,7 @@ impl Cache {
                 }
             };
             return match uses.count(now, &self.marks[place / SETS_PER_MARK]) {
-                true => Found::Kept(Known(From::Cache(there))),
+                true => Found::Kept(Known::kept(there)),
                 false => Found::Ask(key),
             };
         }
@@ -193,7 +146,7 @@ impl Cache {
     pub(super) fn keep(&self, key: Key, page: Option<&Arc<Seen>>, stamped: Stamped) -> Known {
         let Stamped { verdict, cache } = stamped;
         let verdict = Arc::new(verdict);
-        let known = Known(From::Daemon(Arc::clone(&verdict)));
+        let known = Known::from(Arc::clone(&verdict));
         let (Some(page), Some(cache), true) = (page, cache, verdict.active) else { return known };
         let Cacheable { generation, slot, value, good_until, ticket } = cache;
         let Some(account) = self.ledger.open(ticket.into()) else { return known };
@@ -215,7 +168,7 @@ impl Cache {
         });
         self.sets[place].0[way].store(Some(Arc::new(Entry { grant, verdict, account })));
         // When another thread puts another one there now, the hint may be of the wrong one: that is asked for once more.
-        self.hints[place].store(way, key.hint());
+        self.hints[place].put(way, key.hint());
         known
     }
 
@@ -256,30 +209,6 @@ impl Key {
     /// What tells most others in its set apart.
     const fn hint(self) -> u8 {
         self.1 as u8
-    }
-}
-
-impl Hints {
-    /// All bytes 1.
-    const ONES: u64 = u64::MAX / 0xff;
-
-    /// The ways that have this hint, and now and then one that has not.
-    fn ways(&self, hint: u8) -> impl Iterator<Item = usize> {
-        let other = self.0.load(Ordering::Relaxed) ^ (u64::from(hint) * Self::ONES);
-        // The highest bit of each byte that is zero, and maybe of those above one: Mycroft's way to find them all at once.
-        let mut same = other.wrapping_sub(Self::ONES) & !other & (Self::ONES << 7);
-        std::iter::from_fn(move || {
-            let way = (same.trailing_zeros() / 8) as usize;
-            same &= same.wrapping_sub(1);
-            (way < WAYS).then_some(way)
-        })
-    }
-
-    fn store(&self, way: usize, hint: u8) {
-        let shift = 8 * way;
-        let put = |hints: u64| Some(hints & !(0xff << shift) | u64::from(hint) << shift);
-        // It never declines.
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
     }
 }
 

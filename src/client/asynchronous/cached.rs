@@ -73,7 +73,7 @@ impl CachedClient {
         let (stamped, page) = self.shared.client.validate_stamped(ask).await?;
         Ok(match key {
             Some(key) => self.shared.cache.keep(key, page.as_ref(), stamped),
-            None => stamped.verdict.into(),
+            None => Arc::new(stamped.verdict).into(),
         })
     }
 

@@ -96,7 +96,7 @@ impl CachedClient {
         self.shared.give_back(client);
         Ok(match key {
             Some(key) => self.shared.cache.keep(key, page.as_ref(), stamped),
-            None => stamped.verdict.into(),
+            None => Arc::new(stamped.verdict).into(),
         })
     }
 

@@ -159,3 +159,65 @@ fn lane() -> usize {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::uses::Mark;
+    use super::*;
+
+    fn at(secs: u64) -> UnixTime {
+        UnixTime::from_secs(secs)
+    }
+
+    fn ticket(byte: u8) -> Arc<[u8]> {
+        Arc::new([byte])
+    }
+
+    #[test]
+    fn uses_of_all_threads_are_told_once_with_the_first_and_the_last_time() {
+        let ledger = Ledger::new(2);
+        let mark = Mark::new();
+        let account = ledger.open(ticket(1)).unwrap();
+        thread::scope(|scope| {
+            for thread in 1..=2 * LANES as u64 {
+                let count = |second| ledger.line(account.number()).unwrap().count(at(second), &mark);
+                scope.spawn(move || assert!((thread..thread + 1000).all(count)));
+            }
+        });
+        assert!(mark.take());
+        let report = account.report().unwrap();
+        assert_eq!((report.count, report.last), (2000 * LANES as u32, at(999 + 2 * LANES as u64)));
+        assert!(report.first >= at(1) && report.first <= at(2 * LANES as u64), "{:?}", report.first);
+        assert!(account.report().is_none(), "told twice");
+    }
+
+    #[test]
+    fn an_account_that_is_given_up_leaves_its_uses_and_its_number() {
+        let ledger = Ledger::new(1);
+        let account = ledger.open(ticket(1)).unwrap();
+        assert!(ledger.open(ticket(2)).is_none(), "more accounts than there are");
+        assert!(ledger.line(account.number()).unwrap().count(at(5), &Mark::new()));
+        drop(account);
+        let next = ledger.open(ticket(2)).unwrap();
+        assert!(next.report().is_none(), "it has what another counted");
+        let left = ledger.take();
+        assert_eq!(left.len(), 1);
+        assert_eq!((&*left[0].ticket, left[0].count, left[0].first, left[0].last), (&[1][..], 1, at(5), at(5)));
+        assert!(ledger.line(1).is_none(), "there is no such account");
+    }
+
+    #[test]
+    fn nothing_more_is_counted_while_too_much_waits_to_be_told() {
+        let ledger = Ledger::new(1);
+        let account = ledger.open(ticket(1)).unwrap();
+        let report = || Report { ticket: ticket(1), count: 1, first: at(1), last: at(1) };
+        ledger.add((1..WAITING_MAX).map(|_| report()));
+        assert!(ledger.line(account.number()).is_some());
+        ledger.add([report()]);
+        assert!(ledger.line(account.number()).is_none());
+        assert_eq!(ledger.take().len(), WAITING_MAX);
+        assert!(ledger.line(account.number()).is_some());
+    }
+}

@@ -31,7 +31,7 @@ pub(super) struct Secret {
 struct Sum<'a> {
     sum: [u128; 2],
     /// Of the words to come.
-    secret: std::slice::Iter<'a, [u128; 2]>,
+    secret: &'a [[u128; 2]],
 }
 
 /// What a piece of a question is.
@@ -58,7 +58,7 @@ impl Secret {
         if ask.note.is_some() || ask.peek {
             return None;
         }
-        let mut sum = Sum { sum: self.begin, secret: self.words.iter() };
+        let mut sum = Sum { sum: self.begin, secret: &self.words };
         sum.add(Piece::Token, ask.token.as_bytes())?;
         for scope in &ask.scopes {
             sum.add(Piece::Scope, scope.as_bytes())?;
@@ -81,21 +81,24 @@ impl Sum<'_> {
     /// no two questions have the same words. The last word is never zero, so none is another with zeroes after it.
     fn add(&mut self, piece: Piece, bytes: &[u8]) -> Option<()> {
         let (words, rest) = bytes.as_chunks();
-        for &word in words {
-            self.word(u64::from_le_bytes(word))?;
+        let (secret, to_come) = self.secret.split_at_checked(words.len() + 2)?;
+        self.secret = to_come;
+        let [secret @ .., of_last, of_piece] = secret else { return None };
+        for (&word, secret) in words.iter().zip(secret) {
+            self.word(u64::from_le_bytes(word), secret);
         }
-        self.word(match bytes.last_chunk() {
+        let last = match bytes.last_chunk() {
             Some(&last) => u64::from_le_bytes(last),
             None => rest.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)),
-        })?;
-        self.word((piece as u64) << 56 | bytes.len() as u64)
+        };
+        self.word(last, of_last);
+        self.word((piece as u64) << 56 | bytes.len() as u64, of_piece);
+        Some(())
     }
 
-    fn word(&mut self, word: u64) -> Option<()> {
-        let [first, second] = self.secret.next()?;
-        self.sum[0] = self.sum[0].wrapping_add(first.wrapping_mul(word.into()));
-        self.sum[1] = self.sum[1].wrapping_add(second.wrapping_mul(word.into()));
-        Some(())
+    fn word(&mut self, word: u64, secret: &[u128; 2]) {
+        self.sum[0] = self.sum[0].wrapping_add(secret[0].wrapping_mul(word.into()));
+        self.sum[1] = self.sum[1].wrapping_add(secret[1].wrapping_mul(word.into()));
     }
 }
 
