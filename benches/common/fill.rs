@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bearerd::config::{Config, Paths};
@@ -67,10 +67,9 @@ impl Forge {
         let mut bytes = [0; 16];
         let millis = self.issued_at(number).as_micros() / 1000;
         bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
-        // Where a counter would stand, and random bits: both must differ within a millisecond.
-        bytes[6] = 0x70;
-        bytes[8..].copy_from_slice(&(self.random(number).next() >> 2 | 1 << 63).to_be_bytes());
+        // Many are of one millisecond: a counter and random bits tell them apart.
         bytes[6..8].copy_from_slice(&(0x7000 | (number & 0xfff) as u16).to_be_bytes());
+        bytes[8..].copy_from_slice(&(self.random(number).next() >> 2 | 1 << 63).to_be_bytes());
         TokenId::from_bytes(bytes)
     }
 
@@ -94,12 +93,14 @@ impl Forge {
         tokens::issue(number, &mut random)
     }
 
-    /// A question about it, for one or two of its scopes.
+    /// A question about it, for one or two of its scopes, from some address: as good as none is asked twice, so that each
+    /// gets an audit line of its own, however few tokens there are.
     pub fn ask<'a>(&self, number: usize, text: &'a str, random: &mut Random) -> Validate<'a> {
         let granted = self.issue(number).1;
         let (scopes, first) = (1 + random.below(2), random.below(granted.len()));
         let scopes = (0..scopes).map(|step| granted[(first + step) % granted.len()]).collect();
-        Validate { token: text, scopes, audience: None, from: None, note: None, peek: false }
+        let from = Some(Ipv4Addr::from(0x0a00_0000 | random.below(1 << 24) as u32).into());
+        Validate { token: text, scopes, audience: None, from, note: None, peek: false }
     }
 
     /// Its record.
@@ -157,12 +158,9 @@ pub fn fill(
     for done in written {
         runtime.block_on(done)?.map_err(io::Error::other)?.map_err(io::Error::other)?;
     }
-    let Ground { backbone, .. } = ground;
     runtime.block_on(async {
-        backbone.audit.stop().await.map_err(io::Error::other)?;
-        backbone.store.stop().await.map_err(io::Error::other)
+        ground.backbone.audit.stop().await.map_err(io::Error::other)?;
+        ground.backbone.store.stop().await.map_err(io::Error::other)
     })?;
-    let Backbone { keyring, .. } = backbone;
-    drop::<Arc<_>>(keyring);
     Ok(begun.elapsed())
 }

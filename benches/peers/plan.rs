@@ -11,8 +11,7 @@ cargo bench --bench peers -- --draw FILE [--charts DIR]
   --rounds   of each load on each side (5)
   --seconds  of each round (1)
   --only     loads whose name begins so: warm, full, hot, pipelined, batch, durable, scale, cached
-  --scale    numbers of tokens (10000,1000000,10000000: some ten minutes, 20 GB below target/ and as much memory to cache
-             it); 0 = none
+  --scale    numbers of tokens (10000,1000000,10000000: it wants 30 GB free below target/); 0 = none
   --bearerd  another build of the daemon than the one that cargo just made
   --json     where the figures go (target/bench/peers.json)
   --charts   where charts go (target/bench/; for docs/performance.md: docs/img)

@@ -1,8 +1,9 @@
 //! What more tokens cost: bearerd with stores of several sizes, filled through the library. Stores and daemons stay until
 //! all were measured, since latencies are of rounds in which each has its turn.
 //!
-//! A question is never asked twice in a round, and is about a token that is drawn from all: the daemon's own cache helps
-//! as much as it would in life, and no more.
+//! A question is about a token that is drawn from all, comes from an address of its own, and is asked once: with a small
+//! store, too, each opens an audit window, so that what differs is what the store costs. The daemon's cache of records
+//! helps as much as it would in life, and no more.
 
 use std::fs;
 use std::io;

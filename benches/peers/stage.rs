@@ -36,13 +36,7 @@ impl Stage {
         let tokio_echo = start_echo(crate::ECHO, sockets.path().join("echo.sock"), &said("echo"))?;
         let blocking_echo = start_echo(crate::BLOCKING_ECHO, sockets.path().join("blocking.sock"), &said("blocking"))?;
         let rivals = Rivals::start(files.path(), sockets.path());
-        return Ok(Self { bearerd, echo: tokio_echo, blocking_echo, rivals, sink, files, sockets });
-
-        fn start_echo(which: &str, socket: PathBuf, said: &Path) -> io::Result<Server> {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.arg(which).arg(&socket);
-            Server::start(command, socket, said)
-        }
+        Ok(Self { bearerd, echo: tokio_echo, blocking_echo, rivals, sink, files, sockets })
     }
 
     /// A directory on the disk of the store.
@@ -54,6 +48,13 @@ impl Stage {
     pub fn sockets(&self) -> &Path {
         self.sockets.path()
     }
+}
+
+/// This program again, as one of the echoes.
+fn start_echo(which: &str, socket: PathBuf, said: &Path) -> io::Result<Server> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(which).arg(&socket);
+    Server::start(command, socket, said)
 }
 
 /// A directory on the disk that the benchmark was built on, and one where sockets have short names.

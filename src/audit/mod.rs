@@ -258,6 +258,7 @@ impl Audit {
     /// Gives the writer a line that somebody may wait for.
     fn written(&self, event: Arc<AuditEvent>, pending: Option<Arc<Pending>>, receipt: Option<Receipt>) -> Recording {
         let shared = &self.0.shared;
+        let count = event.count.unwrap_or(1);
         let pushed = shared.push(Job { event, class: Class::Droppable, pending: pending.clone(), after: None });
         match (pushed, pending, receipt) {
             (true, _, Some(receipt)) => Recording::Wait(receipt),
@@ -268,7 +269,7 @@ impl Audit {
                 Recording::Unavailable
             }
             (false, ..) => {
-                shared.counters.lost.fetch_add(1, Relaxed);
+                shared.counters.lost.fetch_add(count, Relaxed);
                 Recording::Done
             }
         }

@@ -150,6 +150,8 @@ pub(super) struct Shared {
     busy_since: AtomicU64,
     /// The same of what is done to the file beside it.
     disk_busy_since: AtomicU64,
+    /// The same at which the oldest of the queue came; 0 when it is empty. Nobody takes it when a thread is dead or stopped.
+    waiting_since: AtomicU64,
     /// There may be something for the flusher: what it looks at before it sleeps.
     queued: AtomicBool,
     failing: AtomicBool,
@@ -183,6 +185,7 @@ impl Shared {
             began: Instant::now(),
             busy_since: AtomicU64::new(0),
             disk_busy_since: AtomicU64::new(0),
+            waiting_since: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             fault: Mutex::new(None),
@@ -200,6 +203,9 @@ impl Shared {
             return false;
         }
         queue.weight += weight;
+        if queue.jobs.is_empty() {
+            self.waiting_since.store(self.micros() + 1, Relaxed);
+        }
         queue.jobs.push(job);
         if queue.flusher && !queue.wanted {
             self.rouse(queue);
@@ -294,8 +300,7 @@ impl Shared {
         loop {
             if let Some(writer) = queue.writer.take() {
                 queue.wanted = false;
-                queue.weight = 0;
-                return (writer, std::mem::take(&mut queue.jobs));
+                return (writer, self.take_all(&mut queue));
             }
             queue.wanted = true;
             queue = self.doze(queue, NAP);
@@ -315,8 +320,12 @@ impl Shared {
 
     /// More lines for it, for the keeper that has the writer.
     pub(super) fn take_jobs(&self) -> Vec<Job> {
-        let mut queue = lock(&self.queue);
+        self.take_all(&mut lock(&self.queue))
+    }
+
+    fn take_all(&self, queue: &mut Queue) -> Vec<Job> {
         queue.weight = 0;
+        self.waiting_since.store(0, Relaxed);
         std::mem::take(&mut queue.jobs)
     }
 
@@ -368,8 +377,7 @@ impl Shared {
                 && !queue.jobs.is_empty()
                 && let Some(writer) = queue.writer.take()
             {
-                queue.weight = 0;
-                return Lent::Writer(writer, std::mem::take(&mut queue.jobs));
+                return Lent::Writer(writer, self.take_all(&mut queue));
             }
             self.queued.store(false, Relaxed);
             drop(queue);
@@ -395,6 +403,7 @@ impl Shared {
             queue.weight += left.iter().map(|job| job.event.weight()).sum::<usize>();
             left.append(&mut queue.jobs);
             queue.jobs = left;
+            self.waiting_since.store(self.micros() + 1, Relaxed);
         }
         queue.writer = Some(writer);
         // Once for many: after the first it knows that there is something to tell.
@@ -431,8 +440,13 @@ impl Shared {
     }
 
     /// Whether the disk hangs in a system call.
-    pub(super) fn stuck(&self) -> bool {
+    fn hangs(&self) -> bool {
         [&self.busy_since, &self.disk_busy_since].into_iter().any(|since| self.lasts(since) > self.max_wait)
+    }
+
+    /// Whether it does, or nobody takes what is queued.
+    pub(super) fn stuck(&self) -> bool {
+        self.hangs() || self.lasts(&self.waiting_since) > self.max_wait
     }
 
     /// Whether a line that is given now will probably be written in time.
@@ -452,7 +466,12 @@ impl Shared {
 
     pub(super) fn fault(&self) -> Option<String> {
         let fault = lock(&self.fault).clone();
-        fault.or_else(|| self.stuck().then(|| "a write to audit.log hangs".to_owned()))
+        fault.or_else(|| {
+            self.stuck().then(|| match self.hangs() {
+                true => "a write to audit.log hangs".to_owned(),
+                false => "nobody takes the lines for audit.log: restart bearerd".to_owned(),
+            })
+        })
     }
 }
 

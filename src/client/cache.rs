@@ -217,3 +217,6 @@ pub(super) fn boottime() -> Duration {
     // Every Linux that has memfd has it; without a clock nothing that is kept may count.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
 }
+
+#[cfg(all(test, feature = "daemon"))]
+mod tests;

@@ -125,7 +125,9 @@ async fn serve(start: Start, workers: Arc<Workers>) -> Result<(), Failure> {
         let (workers, service) = (Arc::clone(&workers), Arc::clone(&service));
         let whois = move |stream: &UnixStream| identify(std::os::fd::AsFd::as_fd(stream), &whoami);
         // A sender that is gone ends the server too.
-        let shutdown = async move { drop(stopped.await) };
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
         async move { server::run_on(&workers, socket, whois, service, limits, counters, shutdown).await }
     });
     let heart =

@@ -83,6 +83,18 @@ fn the_lease_lapses_and_a_beat_renews_it() {
     assert_eq!(reader.check(&stamp, || at(2000)), Check::Ask);
 }
 
+/// A false date counts at once; when it is taken back, what was issued meanwhile has not begun.
+#[test]
+fn a_time_that_is_taken_back_is_a_change() {
+    let (writer, reader, stamp) = page();
+    writer.beat(at(250), NOW.saturating_add(Duration::from_secs(86_400)));
+    assert!(matches!(reader.check(&stamp, || at(250)), Check::Good(_)), "forward, tokens end by themselves");
+    writer.beat(at(500), NOW.saturating_add(Duration::from_secs(86_400)));
+    assert!(matches!(reader.check(&stamp, || at(500)), Check::Good(_)), "the clocks are not read at one moment");
+    writer.beat(at(750), NOW);
+    assert_eq!(reader.check(&stamp, || at(750)), Check::Changed);
+}
+
 #[test]
 fn a_page_that_has_not_beaten_does_not_count() {
     let memory = memory();

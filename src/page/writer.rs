@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::{
-    AT_GENERATION, AT_HEARTBEAT, AT_MAGIC, AT_OFFSET, AT_SLOTS, AT_STATE, AT_VERSION, FIRST_SLOT, MAGIC, OwnMemory,
-    SLOTS, STATE_ASK, STATE_CLOSED, STATE_OPEN, VERSION, WORDS, micros, slot_of,
+    AT_GENERATION, AT_HEARTBEAT, AT_MAGIC, AT_OFFSET, AT_SLOTS, AT_STATE, AT_VERSION, FIRST_SLOT, LEASE, MAGIC,
+    OwnMemory, SLOTS, STATE_ASK, STATE_CLOSED, STATE_OPEN, VERSION, WORDS, micros, slot_of,
 };
 use crate::sys::shared::OwnWords;
 use crate::time::UnixTime;
@@ -64,10 +64,20 @@ impl<M: OwnMemory> Writer<M> {
 
     /// The daemon lives: at this CLOCK_BOOTTIME, and after it was read the time that counts was `now`. In that order, so
     /// that readers are never behind: what comes in between ends tokens early, not late.
+    ///
+    /// When that time was taken back, nothing that was kept counts any more: a token that was issued ahead of it has not
+    /// begun yet.
     pub fn beat(&self, boottime: Duration, now: UnixTime) {
         let heartbeat = micros(boottime);
+        let offset = now.as_micros().wrapping_sub(heartbeat);
+        let back = self.memory.load(AT_OFFSET).wrapping_sub(offset).cast_signed();
+        let has_beaten = self.memory.load(AT_HEARTBEAT) != 0;
         // The offset first: whoever sees the beat sees its offset, or a later one.
-        self.memory.store(AT_OFFSET, now.as_micros().wrapping_sub(heartbeat));
+        self.memory.store(AT_OFFSET, offset);
+        // The two clocks are not read at the same moment; what is less than a lease is that.
+        if has_beaten && back > micros(LEASE).cast_signed() {
+            self.bump_generation();
+        }
         self.memory.store(AT_HEARTBEAT, heartbeat);
     }
 

@@ -8,7 +8,8 @@
 //! up itself, and costs its place and one frame.
 //!
 //! A peer that goes away does not cancel what it asked for: the answers are awaited and thrown away, and until then the
-//! connection keeps its place, so that coming back does not get round the limits. Its stream ends at once.
+//! connection keeps its place, so that coming back does not get round the limits. Its stream ends at once. So does one
+//! that leaves the file of the epoch page unread: of those the kernel lets only so many be in flight, of all peers together.
 //! (`docs/protocol.md`)
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use std::{future, io};
 
 use futures_util::stream::StreamExt;
@@ -39,11 +41,14 @@ use crate::protocol::frame::{Direction, FrameError, LENGTH_BYTES};
 use crate::protocol::message::{Answer, Ask, ClientHello, Failure, Reply, Request, ServerHello};
 use crate::protocol::{BATCH_MAX, FLAG_PAGE, MAGIC, REPLY_MAX, REQUEST_MAX, VERSION, quick};
 use crate::service::{Body, Now, Streamed};
+use crate::sys::net;
 
-/// Requests that are answered before other connections get their turn; in a batch, each token counts.
+/// Requests that are answered before other connections get their turn; in a batch, each token counts, and each report.
 const REQUESTS_PER_TURN: usize = 256;
 /// Replies above this are refused, in bytes, while the peer's uid leaves too much unread.
 const LARGE_REPLY: usize = 64 * 1024;
+/// How often it is looked whether a peer has read what was left to it: the kernel tells nobody.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 pub(super) struct Shared<H> {
@@ -75,6 +80,7 @@ pub(super) async fn serve<H: Handler>(
         streamed: None,
         greeted: false,
         hands_page: false,
+        handed_page: false,
         half_closed: false,
         said_goodbye: false,
         stalled: None,
@@ -87,7 +93,6 @@ pub(super) async fn serve<H: Handler>(
         End::Done => {}
         End::GaveUp => {
             debug!(uid = peer.uid, pid = peer.pid, "gave up on what a peer had asked for");
-            return;
         }
         End::Gone => debug!(uid = peer.uid, pid = peer.pid, "the peer went away"),
         End::CutOff => {
@@ -110,12 +115,36 @@ pub(super) async fn serve<H: Handler>(
             connection.last_words(failure).await;
         }
     }
-    let Connection { stream, mut in_flight, place, input, output, streamed, .. } = connection;
-    drop((stream, input, output, streamed));
-    if time::timeout(shared.limits.finish, in_flight.finish()).await.is_err() {
+    let Connection { stream, mut in_flight, mut place, input, output, streamed, handed_page, .. } = connection;
+    let untaken = handed_page.then_some(stream).filter(|stream| net::unread(stream) > 0);
+    if let Some(stream) = &untaken {
+        // It hears that this is the end, and can read what there is.
+        let _ = socket::shutdown(stream.as_raw_fd(), socket::Shutdown::Both);
+    }
+    drop((input, output, streamed));
+    place.account(0);
+    let gave_up = matches!(end, End::GaveUp);
+    if !gave_up && time::timeout(shared.limits.finish, in_flight.finish()).await.is_err() {
         debug!(uid = peer.uid, pid = peer.pid, "gave up on what a peer that went away had asked for");
     }
+    drop(in_flight);
+    if let Some(stream) = untaken {
+        until_taken(&stream, &shared.stop).await;
+    }
     drop(place);
+}
+
+/// Waits until the peer has read what was sent, or is gone, or the server stops.
+async fn until_taken(stream: &UnixStream, stop: &Stop) {
+    let taken = async {
+        while net::unread(stream) > 0 {
+            time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = taken => {}
+        () = stop.said() => {}
+    }
 }
 
 /// The frames that turn a peer away before it has said anything.
@@ -172,6 +201,8 @@ struct Connection<'a, H: Handler> {
     greeted: bool,
     /// The file of the epoch page goes out with the next bytes.
     hands_page: bool,
+    /// It went.
+    handed_page: bool,
     /// The peer will send nothing more.
     half_closed: bool,
     said_goodbye: bool,
@@ -289,9 +320,12 @@ impl<H: Handler> Connection<'_, H> {
                 self.output.push(&hello, false);
             } else {
                 let request: Request<'_> = quick::request(content).map_err(FrameError::from)?;
-                if let Ask::ValidateBatch(batch) = &request.body {
-                    *budget = budget.saturating_sub(batch.len().saturating_sub(1));
-                }
+                let more = match &request.body {
+                    Ask::ValidateBatch(batch) => batch.len(),
+                    Ask::ReportUses(reports) => reports.len(),
+                    _ => 1,
+                };
+                *budget = budget.saturating_sub(more.saturating_sub(1));
                 let id = request.id;
                 if id == 0 {
                     let message = "a request with the number 0, which stands for the connection";
@@ -364,6 +398,7 @@ impl<H: Handler> Connection<'_, H> {
             match written {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
+                    self.handed_page |= page.is_some();
                     self.hands_page = false;
                     self.output.advance(count);
                     self.stalled = None;

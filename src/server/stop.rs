@@ -22,6 +22,15 @@ impl Stop {
         self.notify.notify_waiters();
     }
 
+    /// Returns once it is said.
+    pub(super) async fn said(&self) {
+        // Before the look: it counts from when it is made.
+        let notified = self.notify.notified();
+        if !self.is_set() {
+            notified.await;
+        }
+    }
+
     fn is_set(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

@@ -132,9 +132,9 @@ mod tests {
 
     fn record(n: u8) -> Arc<HotRecord> {
         let mut record = crate::store::testing::record(crate::token::TokenId::from_bytes([n; 16]), 1);
-        record.max_uses = (n % 2 == 0).then_some(300);
-        record.expires_at = (n % 3 == 0).then_some(NOW);
-        record.allow_from = (n % 5 == 0).then(|| "10.0.0.0/8".parse().expect("a network")).into_iter().collect();
+        record.max_uses = n.is_multiple_of(2).then_some(300);
+        record.expires_at = n.is_multiple_of(3).then_some(NOW);
+        record.allow_from = n.is_multiple_of(5).then(|| "10.0.0.0/8".parse().expect("a network")).into_iter().collect();
         Arc::new(HotRecord::new(record))
     }
 

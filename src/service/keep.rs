@@ -143,12 +143,15 @@ impl Service {
         if report.count == 0 || report.first > report.last {
             return Err(bad("a report is of at least one use, and the first is not after the last"));
         }
-        // The client's clock is not quite ours. Nothing is recorded before it was granted, or in the future.
-        let last = report.last.clamp(granted.at.min(now), now);
-        let first = report.first.clamp(granted.at.min(now), last);
         let ask = granted.ask();
         let asked = Asked { ask: &ask, from: granted.from, from_asserted: granted.from_asserted };
         let record = self.store.lookup(granted.id).map_err(|error| store_failure(&error))?.record;
+        // The client's clock is not quite ours. Nothing is recorded before it was granted, in the future, or after the
+        // token's end, whenever it is told: no verdict stands behind that.
+        let until = record.as_deref().and_then(|record| ended_at(record)).map_or(now, |end| end.min(now));
+        let from = granted.at.min(until);
+        let last = report.last.clamp(from, until);
+        let first = report.first.clamp(from, last);
         let mut event = match record {
             Some(record) => event_of_use(&record, asked, caller.peer.label(), None, now),
             None => {
@@ -180,7 +183,9 @@ impl Service {
 
     /// Holds back the answer to what takes rights away, while the caches of the last daemon may still count.
     pub(super) fn acknowledge(self: &Arc<Self>, ask: &Ask<'_>, answer: Now) -> Now {
-        let restricts = matches!(ask, Ask::Revoke(_) | Ask::Suspend(_) | Ask::Edit(_) | Ask::Rotate(_));
+        // A clock that is taken back ends what was issued ahead of it.
+        let restricts =
+            matches!(ask, Ask::Revoke(_) | Ask::Suspend(_) | Ask::Edit(_) | Ask::Rotate(_) | Ask::ClockReset);
         if !restricts || self.takeover.left().is_zero() {
             return answer;
         }
@@ -196,4 +201,10 @@ impl Service {
             answer
         }))
     }
+}
+
+/// When a token ended, or is to end.
+fn ended_at(record: &TokenRecord) -> Option<UnixTime> {
+    let decided = [&record.revoked, &record.suspended].into_iter().flatten().map(|ending| ending.at);
+    decided.chain(good_until(record)).min()
 }

@@ -204,6 +204,15 @@ pub fn take_inherited() -> io::Result<Vec<(String, OwnedFd)>> {
         .collect())
 }
 
+/// How much of what was sent on a socket its peer has not read, in the kernel's own measure (`unix(7)`: SIOCOUTQ); 0 when
+/// the peer is gone.
+pub fn unread(socket: &impl AsRawFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int to where the pointer leads, which is ours.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if asked == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{IoSlice, Read};

@@ -79,6 +79,8 @@ impl OwnWords {
             file => file,
         }?;
         let bytes = i64::try_from(count * size_of::<u64>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // Who is handed it needs no more than that; else it could be opened anew, and bear extended attributes of anybody.
+        nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR)?;
         nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes)?;
         // Before the seal: what is mapped writable then stays so, and nothing else ever will be.
         let mapping = Mapping::of(file.as_fd(), count, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
@@ -182,6 +184,8 @@ mod tests {
         // SAFETY: no more than the protection of the whole mapping is to be changed, and that is refused.
         let changed = unsafe { mprotect(theirs.mapping.words.cast(), COUNT * 8, writable) };
         assert_eq!(changed, Err(Errno::EACCES));
+        // Nobody but its owner opens it anew, or writes to it what is no content.
+        assert_eq!(nix::sys::stat::fstat(&file).expect("a file").st_mode & 0o7777, 0o400);
         // Opened anew for writing, by whoever may: the seals are of the file, not of the descriptor.
         let again = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         if let Ok(again) = again {

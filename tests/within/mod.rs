@@ -191,6 +191,11 @@ fn config(dir: &Path, more: &str) -> Config {
 }
 
 impl User {
+    /// Its verdicts say from now on how they may be kept.
+    pub fn keeps(&self) {
+        assert!(self.service.grant_page(&self.caller));
+    }
+
     pub async fn ask(&self, ask: Ask<'_>) -> Answer {
         match self.service.answer(&self.caller, &ask) {
             Now::Ready(answer) => answer,

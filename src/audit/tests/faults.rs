@@ -501,3 +501,20 @@ fn reopened(bench: &Bench, generation: u64, outbox: &mut Vec<(u64, AuditEvent)>)
     outbox.retain(|(generation, _)| *generation > through);
     bench.open_with(bench.boot(generation, outbox.clone())).unwrap().0
 }
+
+/// I4: verdicts that clients keep count while the audit is ready. A thread that is dead or stopped outside of a system call
+/// looked ready for ever.
+#[tokio::test]
+async fn a_queue_that_nobody_takes_is_no_readiness() {
+    let mut bench = Bench::new();
+    bench.options.max_wait = SHORT;
+    let audit = bench.open();
+    recorded(bench.used(&audit, "before")).await.unwrap();
+    bench.disk.set(|faults| faults.panics = true);
+    // The first goes down with the thread; nobody takes the second.
+    assert_eq!(recorded(bench.used(&audit, "a")).await, Err(Unavailable));
+    assert_eq!(recorded(bench.used(&audit, "b")).await, Err(Unavailable));
+    tokio::time::sleep(SHORT).await;
+    assert!(!audit.ready(), "cached verdicts would go on counting, and their uses nowhere");
+    assert!(audit.health().fault.is_some());
+}

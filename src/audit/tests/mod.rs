@@ -47,6 +47,8 @@ struct Faults {
     space: Option<Space>,
     /// Appending hangs.
     blocked: bool,
+    /// Appending is a fault of the program.
+    panics: bool,
     /// So many appends, or syncs, hang now.
     hanging: u32,
     /// Syncing hangs.
@@ -96,6 +98,7 @@ impl LogFile for Faulty {
             guard = self.disk.0.1.wait_while(guard, |faults| faults.blocked).unwrap();
             guard.hanging -= 1;
         }
+        assert!(!guard.panics, "the thread ends here");
         match guard.append {
             Some((error, percent)) => {
                 self.inner.append(&bytes[..bytes.len() * percent / 100])?;

@@ -21,7 +21,7 @@ const LANES: usize = 4;
 /// Most bytes of a report besides its ticket.
 const REPORT_BYTES: usize = 32;
 /// Reports that wait for the daemon; above it nothing is granted that would add to them.
-const WAITING_MAX: usize = 65_536;
+pub(super) const WAITING_MAX: usize = 65_536;
 
 /// Uses of one verdict that the daemon is to be told of.
 pub(in crate::client) struct Report {
@@ -99,7 +99,7 @@ impl Account {
     /// Takes what was counted since the last time.
     pub(super) fn report(&self) -> Option<Report> {
         let lines = self.ledger.lanes.iter().map(|lane| &lane[self.number as usize].0);
-        let Taken { count, first, last } = lines.filter_map(Uses::take).reduce(Taken::and)?;
+        let Taken { count, first, last } = lines.filter_map(Uses::take).reduce(both)?;
         Some(Report { ticket: Arc::clone(&self.ticket), count, first, last })
     }
 }
@@ -144,6 +144,15 @@ pub(in crate::client) fn may_tell_again(error: &ClientError) -> bool {
         }
         ClientError::Connect { .. } | ClientError::WrongServer { .. } => true,
         _ => false,
+    }
+}
+
+/// What two lanes counted.
+fn both(one: Taken, other: Taken) -> Taken {
+    Taken {
+        count: one.count.saturating_add(other.count),
+        first: one.first.min(other.first),
+        last: one.last.max(other.last),
     }
 }
 

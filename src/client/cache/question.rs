@@ -114,54 +114,6 @@ mod tests {
         Validate { token, scopes: scopes.to_vec(), audience: None, from: None, note: None, peek: false }
     }
 
-    /// Each of these is another question, though many are made of the same text.
-    #[test]
-    fn every_part_of_a_question_counts_and_where_it_stands() {
-        let from = |text: &str| Some(text.parse().unwrap());
-        let asks = [
-            ask("", &[]),
-            ask("ab", &[]),
-            ask("ba", &[]),
-            ask("abcdefgh", &[]),
-            ask("abcdefghi", &[]),
-            ask("abcdefghabcdefgh", &[]),
-            ask("\0", &[]),
-            ask("\0\0", &[]),
-            ask("a", &["b"]),
-            ask("a", &["b", ""]),
-            ask("a", &["", "b"]),
-            ask("a", &["b", "c"]),
-            ask("a", &["c", "b"]),
-            ask("a", &["bc"]),
-            Validate { audience: Some("b"), ..ask("a", &[]) },
-            Validate { audience: Some(""), ..ask("a", &[]) },
-            Validate { audience: Some("c"), ..ask("a", &["b"]) },
-            Validate { audience: Some("b"), ..ask("a", &[""]) },
-            Validate { from: from("10.0.0.1"), ..ask("a", &[]) },
-            Validate { from: from("10.0.0.2"), ..ask("a", &[]) },
-            Validate { from: from("::ffff:10.0.0.1"), ..ask("a", &[]) },
-            Validate { from: from("::"), ..ask("a", &[]) },
-            Validate { from: from("0.0.0.0"), ..ask("a", &[]) },
-        ];
-        let secret = Secret::random();
-        let keys: Vec<Key> = asks.iter().map(|ask| secret.key(ask).unwrap()).collect();
-        assert!(keys.iter().enumerate().all(|(at, key)| !keys[..at].contains(key)), "{keys:?}");
-        assert!(asks.iter().zip(&keys).all(|(ask, key)| secret.key(ask) == Some(*key)), "it is not the same twice");
-        // Another process's key is another.
-        assert!(asks.iter().zip(&keys).all(|(ask, key)| Secret::random().key(ask) != Some(*key)));
-    }
-
-    #[test]
-    fn what_is_not_to_be_kept_or_too_long_has_no_key() {
-        let secret = Secret::random();
-        assert_eq!(secret.key(&Validate { note: Some(""), ..ask("a", &[]) }), None);
-        assert_eq!(secret.key(&Validate { peek: true, ..ask("a", &[]) }), None);
-        let long = "s".repeat(128);
-        assert!(secret.key(&ask(&"t".repeat(1024), &[long.as_str(); 7])).is_some());
-        assert_eq!(secret.key(&ask(&"t".repeat(1024), &[long.as_str(); 8])), None);
-        assert_eq!(secret.key(&ask(&"t".repeat(1 << 20), &[])), None);
-    }
-
     /// Places in the cache are the lower bits of one half: like things must not crowd there.
     #[test]
     fn alike_questions_are_spread_evenly() {

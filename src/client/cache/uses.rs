@@ -29,17 +29,6 @@ pub(super) struct Taken {
     pub(super) last: UnixTime,
 }
 
-impl Taken {
-    /// Of both.
-    pub(super) fn and(self, other: Self) -> Self {
-        Self {
-            count: self.count.saturating_add(other.count),
-            first: self.first.min(other.first),
-            last: self.last.max(other.last),
-        }
-    }
-}
-
 /// That something is to be told.
 pub(super) struct Mark(AtomicBool);
 
@@ -86,9 +75,10 @@ impl Mark {
     }
 
     fn set(&self) {
-        // Mostly it is set: then its cache line stays where it is.
+        // Mostly it is set: then its cache line stays where it is. Else in one step, as it is taken back: there is an order
+        // between the two that the model checker knows too.
         if !self.0.load(Ordering::Acquire) {
-            self.0.store(true, Ordering::Release);
+            self.0.swap(true, Ordering::AcqRel);
         }
     }
 
