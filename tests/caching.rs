@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bearerd::client::blocking::CachedClient;
-use bearerd::client::{CacheOptions, Options};
+use bearerd::client::{CacheOptions, Known, Options};
 use bearerd::protocol::code::{ErrorCode, Reason};
 use bearerd::protocol::message::{
-    Answer, Ask, Chosen, Condition, Edit, Filter, Handle, Hold, Revoke, Rotate, UseReport, Validate, Verdict, Which,
+    Answer, Ask, Chosen, Condition, Edit, Filter, Handle, Hold, Revoke, Rotate, UseReport, Validate, Which,
 };
 use bearerd::time::wall_now;
 use daemon::{Daemon, id_of};
@@ -32,7 +32,7 @@ fn connect(daemon: &Daemon) -> CachedClient {
 
 /// Asked until it is kept. Mostly that is at once; but a greeting that was answered late proves nothing of the daemon's
 /// clock, and then the client keeps nothing before it has greeted again.
-fn warm_with(client: &CachedClient, asked: &Validate<'_>) -> Arc<Verdict> {
+fn warm_with(client: &CachedClient, asked: &Validate<'_>) -> Known {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
         let verdict = client.validate(asked).unwrap();
@@ -44,7 +44,7 @@ fn warm_with(client: &CachedClient, asked: &Validate<'_>) -> Arc<Verdict> {
     }
 }
 
-fn warm(client: &CachedClient, token: &str) -> Arc<Verdict> {
+fn warm(client: &CachedClient, token: &str) -> Known {
     warm_with(client, &ask(token, &[]))
 }
 
@@ -59,10 +59,10 @@ fn a_hit_asks_nobody_and_its_uses_are_told_with_their_circumstances() {
     let client = connect(&daemon);
     let asked = ask(&token, &["backup:write"]);
     assert!(client.kept(&asked).is_none());
-    let first = warm_with(&client, &asked);
+    let first = warm_with(&client, &asked).share();
     client.report().unwrap();
     for _ in 0..999 {
-        assert!(Arc::ptr_eq(&client.validate(&asked).unwrap(), &first), "it was asked for again");
+        assert!(Arc::ptr_eq(&client.validate(&asked).unwrap().share(), &first), "it was asked for again");
     }
     // Another question is another verdict.
     assert!(client.kept(&ask(&token, &["backup:read"])).is_none());

@@ -160,7 +160,12 @@ pub fn batches(target: &Target, known: &[Known], count: usize, vary: bool) -> io
 }
 
 impl Known {
-    fn asks(&self, scopes: usize, first: usize) -> Validate<'_> {
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A question for so many of its scopes, from this one on.
+    pub fn asks(&self, scopes: usize, first: usize) -> Validate<'_> {
         let scopes = (0..scopes).map(|step| self.scopes[(first + step) % GRANTED]).collect();
         Validate { token: &self.token, scopes, audience: None, from: None, note: None, peek: false }
     }

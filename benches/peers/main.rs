@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cached;
 mod charts;
 #[path = "../common/mod.rs"]
 mod common;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [serve, socket] = arguments.as_slice() {
         match serve.as_str() {
+            cached::OBSERVER => return ended(cached::observe(Path::new(socket))),
             ECHO => return ended(echo::serve(Path::new(socket))),
             BLOCKING_ECHO => return ended(echo::serve_blocking(Path::new(socket))),
             _ => {}
@@ -117,6 +119,9 @@ fn measure(plan: &Plan) -> io::Result<Report> {
     }
     if plan.wants("scale") {
         report.scale = scale::measure(plan)?;
+    }
+    if plan.wants(cached::LOAD) {
+        report.cached = Some(cached::measure(plan)?);
     }
     report.machine.load_average.1 = report::load_average();
     Ok(report)

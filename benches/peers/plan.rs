@@ -10,7 +10,7 @@ cargo bench --bench peers -- --draw FILE [--charts DIR]
   --quick    some seconds, to see that it works; its figures mean nothing
   --rounds   of each load on each side (5)
   --seconds  of each round (1)
-  --only     loads whose name begins so: warm, full, hot, pipelined, batch, durable, scale
+  --only     loads whose name begins so: warm, full, hot, pipelined, batch, durable, scale, cached
   --scale    numbers of tokens (10000,1000000,10000000: it wants 30 GB free below target/); 0 = none
   --bearerd  another build of the daemon than the one that cargo just made
   --json     where the figures go (target/bench/peers.json)
@@ -27,6 +27,8 @@ pub struct Plan {
     /// Different requests of the full load.
     pub questions: usize,
     pub batches: usize,
+    /// Tokens that are revoked while another process's cache is looked at.
+    pub revocations: usize,
     pub scale: Vec<usize>,
     /// Starts of each kind at each scale.
     pub starts: usize,
@@ -49,6 +51,7 @@ impl Default for Plan {
             tokens: 10_000,
             questions: 65_536,
             batches: 512,
+            revocations: 2000,
             scale: vec![10_000, 1_000_000, 10_000_000],
             starts: 5,
             quick: false,
@@ -71,6 +74,7 @@ impl Plan {
             tokens: 500,
             questions: 2048,
             batches: 16,
+            revocations: 50,
             scale: vec![1000, 5000],
             starts: 1,
             quick: true,

@@ -124,18 +124,40 @@ pub struct Scaled {
 /// A client's cache.
 #[derive(Serialize, Deserialize)]
 pub struct Cached {
+    /// What reading CLOCK_BOOTTIME takes, which each check does.
+    pub clock_ns: f64,
     pub checks: Vec<CachedChecks>,
-    /// From the bump of the page to the first refusal out of another process's cache, in microseconds.
-    pub refused_after: Latency,
+    pub refusals: Refusals,
 }
 
 /// Checks on so many threads; each hashes the presented token and counts its use.
 #[derive(Serialize, Deserialize)]
 pub struct CachedChecks {
+    pub load: String,
+    /// Different ones.
+    pub questions: usize,
     pub threads: usize,
+    /// Of a sixteenth of sixteen checks.
     pub p50_ns: f64,
     pub p99_ns: f64,
+    pub p999_ns: f64,
     pub per_second: f64,
+    /// What share was not kept.
+    pub misses: f64,
+}
+
+/// What another process's cache did at revocations.
+#[derive(Serialize, Deserialize)]
+pub struct Refusals {
+    pub revocations: usize,
+    /// At most this long after the bump of the page it refused.
+    pub after_bump: Latency,
+    /// So long after the request to revoke.
+    pub after_request: Latency,
+    /// So long before the reply to it.
+    pub before_reply: Latency,
+    /// First looks after the reply: the process did not run meanwhile.
+    pub late: u64,
 }
 
 /// bearerd's resident memory at a moment.

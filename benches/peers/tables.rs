@@ -164,18 +164,28 @@ fn scale(all: &[Scaled]) {
 fn cached(report: &Report) {
     let Some(cached) = &report.cached else { return };
     heading("Validation out of a client's cache, hashing and counting included");
-    head(&["threads", "p50 / p99, ns", "checks/s"]);
+    head(&["load", "different questions", "threads", "p50 / p99 / p99.9, ns", "checks/s", "not kept"]);
     for each in &cached.checks {
         row(&[
+            each.load.clone(),
+            thousands(each.questions as f64),
             each.threads.to_string(),
-            format!("**{:.0}** / {:.0}", each.p50_ns, each.p99_ns),
+            format!("**{:.0}** / {:.0} / {:.0}", each.p50_ns, each.p99_ns, each.p999_ns),
             thousands(each.per_second),
+            format!("{:.2} %", 100.0 * each.misses),
         ]);
     }
-    println!(
-        "\nRevoked: refused out of another process's cache {} µs after the bump (p50 / p99 / p99.9).",
-        latency(cached.refused_after)
-    );
+    println!("\nReading the clock takes {:.0} ns of each.", cached.clock_ns);
+    heading("A revocation in another process's cache: first refusal, µs, p50 / p99 / p99.9");
+    let refusals = &cached.refusals;
+    head(&["revocations", "after the bump, at most", "after the request", "before the reply", "looked only after it"]);
+    row(&[
+        thousands(refusals.revocations as f64),
+        format!("**{}**", latency(refusals.after_bump)),
+        latency(refusals.after_request),
+        latency(refusals.before_reply),
+        refusals.late.to_string(),
+    ]);
 }
 
 fn rest(report: &Report) {

@@ -13,126 +13,83 @@
 //! and its heartbeat is younger than the lease; the token has not ended by the daemon's time. A question with a note, or one
 //! that only peeks, is always asked; what has a number of uses or a rate the daemon never lets keep.
 
+mod hints;
+mod known;
+mod ledger;
+mod question;
 mod uses;
 
-/// What the counting goes by.
-mod atomic {
-    pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-}
-
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use nix::time::{ClockId, clock_gettime};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
-use atomic::{AtomicBool, AtomicU32, Ordering};
-use uses::{Mark, Taken, Uses};
-
-use super::ClientError;
+use self::atomic::{AtomicU32, Ordering};
+use self::hints::Hints;
+pub use self::known::Known;
+use self::ledger::{Account, Ledger};
+pub(super) use self::ledger::{Report, as_messages, may_tell_again, one_request};
+pub(super) use self::question::Key;
+use self::question::Secret;
+use self::uses::Mark;
 use crate::page::{Check, Seen, Stamp};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{Cacheable, Stamped, UseReport, Validate, Verdict};
-use crate::protocol::{REPORTS_MAX, REQUEST_MAX};
+use crate::protocol::message::{Cacheable, Stamped, Validate, Verdict};
 use crate::time::UnixTime;
 
+/// What uses are counted with.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+}
+
 /// Entries that a question may be found in.
-const WAYS: usize = 4;
+const WAYS: usize = 8;
 /// Sets that share a mark that something in them is to be told.
-const SETS_PER_MARK: usize = 64;
-/// Longest question, besides its token, that is kept: others are asked each time.
-const REST_MAX: usize = 1024;
-/// What comes before each scope, the audience and the address in what is hashed. No text has a byte of 0xff in it, and the
-/// address comes last: two questions never have the same bytes, whatever is in them.
-const SCOPE: &[u8] = &[0xff, 1];
-const AUDIENCE: &[u8] = &[0xff, 2];
-const ADDRESS: &[u8] = &[0xff, 3];
-/// Most bytes of a report besides its ticket.
-const REPORT_BYTES: usize = 32;
-/// Reports that wait for the daemon; above it nothing is granted that would add to them.
-const WAITING_MAX: usize = 65_536;
-
-/// How many of these fit one request, at least one.
-pub(super) fn one_request(reports: &[Report]) -> usize {
-    let mut bytes = 0;
-    let fits = reports.iter().take(REPORTS_MAX).take_while(|report| {
-        bytes += report.ticket.len() + REPORT_BYTES;
-        bytes <= REQUEST_MAX / 2
-    });
-    fits.count().max(1)
-}
-
-/// As they are sent.
-pub(super) fn as_messages(reports: &[Report]) -> Vec<UseReport<'_>> {
-    let messages = reports.iter().map(|report| UseReport {
-        ticket: &report.ticket,
-        count: report.count,
-        first: report.first,
-        last: report.last,
-    });
-    messages.collect()
-}
-
-/// Whether a report that failed so may be sent again. When the connection was lost it may have been taken: a use less is
-/// told rather than one too many; and what the daemon does not take it will not take later.
-pub(super) fn may_tell_again(error: &ClientError) -> bool {
-    match error {
-        ClientError::Failure(failure) | ClientError::Refused(failure) => {
-            matches!(failure.code, ErrorCode::Unavailable | ErrorCode::Stopping | ErrorCode::TooManyConnections)
-        }
-        ClientError::Connect { .. } | ClientError::WrongServer { .. } => true,
-        _ => false,
-    }
-}
-
-/// What a question is known by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key(u64, u64);
-
-/// Uses of one verdict that the daemon is to be told of.
-pub(super) struct Report {
-    pub(super) ticket: Arc<[u8]>,
-    pub(super) count: u32,
-    pub(super) first: UnixTime,
-    pub(super) last: UnixTime,
-}
+const SETS_PER_MARK: usize = 32;
+/// Verdicts that may be in use after others took their places, besides an eighth of all: what is above is not kept.
+const SPARE: usize = 64;
 
 /// See the file's head.
 pub(super) struct Cache {
-    hash_key: [u8; 16],
-    sets: Box<[[ArcSwapOption<Entry>; WAYS]]>,
+    secret: Secret,
+    /// Of each set.
+    hints: Box<[Hints]>,
+    sets: Box<[Set]>,
     /// Whether something in these sets was counted since it was last told.
     marks: Box<[Mark]>,
     /// Which way of a full set gives way next.
     hand: AtomicU32,
-    left: Arc<Left>,
+    ledger: Arc<Ledger>,
 }
 
-/// What entries that are gone had counted.
+/// A line of memory.
 #[derive(Default)]
-struct Left {
-    reports: Mutex<Vec<Report>>,
-    full: AtomicBool,
+#[repr(align(64))]
+struct Set([ArcSwapOption<Entry>; WAYS]);
+
+/// A kept verdict: a line of memory that a hit reads, and what it has no need of.
+struct Entry {
+    grant: Grant,
+    verdict: Arc<Verdict>,
+    account: Account,
 }
 
-struct Entry {
+#[repr(align(64))]
+struct Grant {
     key: Key,
     page: Arc<Seen>,
     stamp: Stamp,
     good_until: UnixTime,
-    verdict: Arc<Verdict>,
-    ticket: Arc<[u8]>,
-    uses: Uses,
-    left: Arc<Left>,
+    /// Of the account.
+    number: u32,
 }
+
+const _: () = assert!(size_of::<Set>() == 64 && size_of::<Grant>() == 64, "a hit reads one line of each");
 
 /// What a look into the cache comes to.
 pub(super) enum Found {
     /// This counts, and is counted.
-    Kept(Arc<Verdict>),
+    Kept(Known),
     /// Ask, and keep what comes under this key.
     Ask(Key),
     /// Ask, and keep nothing.
@@ -143,29 +100,32 @@ impl Cache {
     /// Of at most `entries` verdicts, and at least a few.
     pub(super) fn new(entries: usize) -> Self {
         let sets = entries.div_ceil(WAYS).next_power_of_two();
-        // Both halves come from the operating system's generator, by way of what the standard library keys its maps with.
-        let half = || RandomState::new().build_hasher().finish().to_le_bytes();
-        let mut hash_key = [0; 16];
-        hash_key[..8].copy_from_slice(&half());
-        hash_key[8..].copy_from_slice(&half());
+        let places = sets * WAYS;
         Self {
-            hash_key,
-            sets: (0..sets).map(|_| Default::default()).collect(),
+            secret: Secret::random(),
+            hints: (0..sets).map(|_| Hints::default()).collect(),
+            sets: (0..sets).map(|_| Set::default()).collect(),
             marks: (0..sets.div_ceil(SETS_PER_MARK)).map(|_| Mark::new()).collect(),
             hand: AtomicU32::new(0),
-            left: Arc::default(),
+            ledger: Ledger::new(places + places / 8 + SPARE),
         }
     }
 
     /// Whether this question was answered with *active*, and that still counts.
     pub(super) fn find(&self, ask: &Validate<'_>) -> Found {
-        let Some(key) = self.key(ask) else { return Found::AskOnly };
+        let Some(key) = self.secret.key(ask) else { return Found::AskOnly };
         let place = self.place(key);
-        for way in &self.sets[place] {
+        for way in self.hints[place].ways(key.hint()) {
+            let way = &self.sets[place].0[way];
             let there = way.load();
-            let Some(entry) = there.as_ref().filter(|entry| entry.key == key) else { continue };
-            let now = match entry.page.check(&entry.stamp, boottime) {
-                Check::Good(now) if now < entry.good_until => now,
+            let Some(Grant { page, stamp, good_until, number, .. }) = there.as_ref().and_then(|it| it.grant_of(key))
+            else {
+                continue;
+            };
+            // Looked up before the clock is, for which the processor would finish all else first.
+            let Some(uses) = self.ledger.line(*number) else { return Found::Ask(key) };
+            let now = match page.check(stamp, boottime) {
+                Check::Good(now) if now < *good_until => now,
                 // It may count again when the daemon is back, or records again.
                 Check::Ask => return Found::Ask(key),
                 Check::Good(_) | Check::Changed | Check::Void => {
@@ -174,53 +134,54 @@ impl Cache {
                     return Found::Ask(key);
                 }
             };
-            if self.left.full.load(Ordering::Relaxed) || !entry.uses.count(now, &self.marks[place / SETS_PER_MARK]) {
-                return Found::Ask(key);
-            }
-            return Found::Kept(Arc::clone(&entry.verdict));
+            return match uses.count(now, &self.marks[place / SETS_PER_MARK]) {
+                true => Found::Kept(Known::kept(there)),
+                false => Found::Ask(key),
+            };
         }
         Found::Ask(key)
     }
 
     /// Keeps an answer, if the daemon lets it be kept. `page` is of the connection that it came on.
-    pub(super) fn keep(&self, key: Key, page: Option<&Arc<Seen>>, stamped: Stamped) -> Arc<Verdict> {
+    pub(super) fn keep(&self, key: Key, page: Option<&Arc<Seen>>, stamped: Stamped) -> Known {
         let Stamped { verdict, cache } = stamped;
         let verdict = Arc::new(verdict);
-        let (Some(page), Some(cache), true) = (page, cache, verdict.active) else { return verdict };
+        let known = Known::from(Arc::clone(&verdict));
+        let (Some(page), Some(cache), true) = (page, cache, verdict.active) else { return known };
         let Cacheable { generation, slot, value, good_until, ticket } = cache;
-        let entry = Arc::new(Entry {
+        let Some(account) = self.ledger.open(ticket.into()) else { return known };
+        let grant = Grant {
             key,
             page: Arc::clone(page),
             stamp: Stamp { generation, slot, value },
             good_until: good_until.unwrap_or(UnixTime::MAX),
-            verdict: Arc::clone(&verdict),
-            ticket: ticket.into(),
-            uses: Uses::new(0),
-            left: Arc::clone(&self.left),
-        });
-        let set = &self.sets[self.place(key)];
-        let is_free = |way: &&ArcSwapOption<Entry>| {
-            let there = way.load();
-            there.as_ref().is_none_or(|there| there.key == key || there.page.is_void())
+            number: account.number(),
         };
-        let way = set.iter().find(is_free).unwrap_or_else(|| {
+        let place = self.place(key);
+        let is_free = |way: &ArcSwapOption<Entry>| {
+            let there = way.load();
+            there.as_ref().is_none_or(|there| there.grant.key == key || there.grant.page.is_void())
+        };
+        let way = self.sets[place].0.iter().position(is_free).unwrap_or_else(|| {
             // Any but always the same: which entries are used is not worth a write at each hit.
-            &set[self.hand.fetch_add(1, Ordering::Relaxed) as usize % WAYS]
+            self.hand.fetch_add(1, Ordering::Relaxed) as usize % WAYS
         });
-        way.store(Some(entry));
-        verdict
+        self.sets[place].0[way].store(Some(Arc::new(Entry { grant, verdict, account })));
+        // When another thread puts another one there now, the hint may be of the wrong one: that is asked for once more.
+        self.hints[place].put(way, key.hint());
+        known
     }
 
     /// What was counted since the last time.
     pub(super) fn reports(&self) -> Vec<Report> {
-        let mut reports = self.left.take();
+        let mut reports = self.ledger.take();
         for (mark, sets) in self.marks.iter().zip(self.sets.chunks(SETS_PER_MARK)) {
-            // Taken back before the counts are taken: what is counted meanwhile marks it again.
+            // Taken back before the counts are read: what is counted meanwhile marks it again.
             if !mark.take() {
                 continue;
             }
-            for way in sets.iter().flatten() {
-                reports.extend(way.load().as_ref().and_then(|entry| entry.report()));
+            for way in sets.iter().flat_map(|set| &set.0) {
+                reports.extend(way.load().as_ref().and_then(|entry| entry.account.report()));
             }
         }
         reports
@@ -228,40 +189,7 @@ impl Cache {
 
     /// Reports that were not taken, for the next time.
     pub(super) fn put_back(&self, reports: Vec<Report>) {
-        self.left.add(reports);
-    }
-
-    /// The key of a question that may be answered out of a cache at all.
-    fn key(&self, ask: &Validate<'_>) -> Option<Key> {
-        if ask.note.is_some() || ask.peek {
-            return None;
-        }
-        // The daemon refuses these; here one would look like what separates the others.
-        if ask.scopes.iter().any(|scope| scope.is_empty()) || ask.audience.is_some_and(str::is_empty) {
-            return None;
-        }
-        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        // The token goes straight from the caller's memory.
-        hasher.write(ask.token.as_bytes());
-        let mut rest = Gathered { bytes: [0; REST_MAX], length: 0 };
-        for scope in &ask.scopes {
-            rest.put(SCOPE)?;
-            rest.put(scope.as_bytes())?;
-        }
-        if let Some(audience) = ask.audience {
-            rest.put(AUDIENCE)?;
-            rest.put(audience.as_bytes())?;
-        }
-        if let Some(address) = ask.from {
-            rest.put(ADDRESS)?;
-            match address {
-                IpAddr::V4(address) => rest.put(&address.octets())?,
-                IpAddr::V6(address) => rest.put(&address.octets())?,
-            }
-        }
-        hasher.write(&rest.bytes[..rest.length]);
-        let hash = hasher.finish128();
-        Some(Key(hash.h1, hash.h2))
+        self.ledger.add(reports);
     }
 
     fn place(&self, key: Key) -> usize {
@@ -271,50 +199,16 @@ impl Cache {
 }
 
 impl Entry {
-    fn report(&self) -> Option<Report> {
-        let Taken { count, first, last } = self.uses.take()?;
-        Some(Report { ticket: Arc::clone(&self.ticket), count, first, last })
+    /// What is granted to the question of this key.
+    fn grant_of(&self, key: Key) -> Option<&Grant> {
+        Some(&self.grant).filter(|grant| grant.key == key)
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Some(report) = self.report() {
-            self.left.add([report]);
-        }
-    }
-}
-
-impl Left {
-    fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, reports: impl IntoIterator<Item = Report>) {
-        let mut there = self.lock();
-        there.extend(reports);
-        self.full.store(there.len() >= WAITING_MAX, Ordering::Relaxed);
-    }
-
-    fn take(&self) -> Vec<Report> {
-        let mut there = self.lock();
-        self.full.store(false, Ordering::Relaxed);
-        std::mem::take(&mut there)
-    }
-}
-
-/// Bytes put one behind the other: a hash is quicker of one piece than of many.
-struct Gathered {
-    bytes: [u8; REST_MAX],
-    length: usize,
-}
-
-impl Gathered {
-    fn put(&mut self, piece: &[u8]) -> Option<()> {
-        let end = self.length + piece.len();
-        self.bytes.get_mut(self.length..end)?.copy_from_slice(piece);
-        self.length = end;
-        Some(())
+impl Key {
+    /// What tells most others in its set apart.
+    const fn hint(self) -> u8 {
+        self.1 as u8
     }
 }
 

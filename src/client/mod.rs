@@ -33,12 +33,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cache::Known;
 pub use socket::{SYSTEM_SOCKET, default_socket};
 
 /// How a caching client behaves.
 #[derive(Clone, Debug)]
 pub struct CacheOptions {
-    /// Verdicts that are kept at most; each takes some 600 bytes and the token's facts.
+    /// Verdicts that are kept at most, rounded up to a power of two: twice as many as there are different questions, if
+    /// hardly any is to push another out. A place takes some 150 bytes; a verdict in it 300, and the token's facts.
     pub entries: usize,
     /// How often uses are told to the daemon.
     pub report_every: Duration,

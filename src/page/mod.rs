@@ -83,7 +83,8 @@ const FIRST_SLOT: usize = 512;
 const STATE_OPEN: u64 = 1;
 /// Ask each time, for now: what is used can't be recorded, or the daemon has not begun.
 const STATE_ASK: u64 = 2;
-/// The daemon has stopped: this page will never count again.
+/// The daemon has stopped: this page will never count again. To readers, so is all that is neither of the others.
+#[cfg(feature = "daemon")]
 const STATE_CLOSED: u64 = 3;
 
 /// What of the page a verdict was read under.
@@ -212,7 +213,7 @@ impl OwnMemory for crate::sys::shared::OwnWords {
 
 /// Microseconds, as the page has times.
 fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into())
 }
 
 #[cfg(all(test, feature = "daemon"))]

@@ -8,9 +8,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Client;
-use crate::client::cache::{self, Cache, Found};
+use crate::client::cache::{self, Cache, Found, Known};
 use crate::client::{CacheOptions, ClientError, Options};
-use crate::protocol::message::{Validate, Verdict};
+use crate::protocol::message::Validate;
 
 /// A client that answers from memory while the daemon's epoch page says that nothing has changed.
 ///
@@ -64,7 +64,7 @@ impl CachedClient {
     ///
     /// # Errors
     /// Any [`ClientError`]; none of them means that the token is good.
-    pub async fn validate(&self, ask: &Validate<'_>) -> Result<Arc<Verdict>, ClientError> {
+    pub async fn validate(&self, ask: &Validate<'_>) -> Result<Known, ClientError> {
         let key = match self.shared.cache.find(ask) {
             Found::Kept(verdict) => return Ok(verdict),
             Found::Ask(key) => Some(key),
@@ -73,12 +73,12 @@ impl CachedClient {
         let (stamped, page) = self.shared.client.validate_stamped(ask).await?;
         Ok(match key {
             Some(key) => self.shared.cache.keep(key, page.as_ref(), stamped),
-            None => Arc::new(stamped.verdict),
+            None => Arc::new(stamped.verdict).into(),
         })
     }
 
     /// What is kept for this question and counts, without asking the daemon.
-    pub fn kept(&self, ask: &Validate<'_>) -> Option<Arc<Verdict>> {
+    pub fn kept(&self, ask: &Validate<'_>) -> Option<Known> {
         match self.shared.cache.find(ask) {
             Found::Kept(verdict) => Some(verdict),
             Found::Ask(_) | Found::AskOnly => None,

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::Client;
-use crate::client::cache::{self, Cache, Found};
+use crate::client::cache::{self, Cache, Found, Known};
 use crate::client::{CacheOptions, ClientError, Options};
-use crate::protocol::message::{Validate, Verdict};
+use crate::protocol::message::Validate;
 
 /// Connections that are kept for the next question; more are made when more threads ask at once.
 const IDLE_MAX: usize = 8;
@@ -85,7 +85,7 @@ impl CachedClient {
     ///
     /// # Errors
     /// Any [`ClientError`]; none of them means that the token is good.
-    pub fn validate(&self, ask: &Validate<'_>) -> Result<Arc<Verdict>, ClientError> {
+    pub fn validate(&self, ask: &Validate<'_>) -> Result<Known, ClientError> {
         let key = match self.shared.cache.find(ask) {
             Found::Kept(verdict) => return Ok(verdict),
             Found::Ask(key) => Some(key),
@@ -96,12 +96,12 @@ impl CachedClient {
         self.shared.give_back(client);
         Ok(match key {
             Some(key) => self.shared.cache.keep(key, page.as_ref(), stamped),
-            None => Arc::new(stamped.verdict),
+            None => Arc::new(stamped.verdict).into(),
         })
     }
 
     /// What is kept for this question and counts, without asking the daemon.
-    pub fn kept(&self, ask: &Validate<'_>) -> Option<Arc<Verdict>> {
+    pub fn kept(&self, ask: &Validate<'_>) -> Option<Known> {
         match self.shared.cache.find(ask) {
             Found::Kept(verdict) => Some(verdict),
             Found::Ask(_) | Found::AskOnly => None,

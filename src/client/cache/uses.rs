@@ -38,9 +38,14 @@ impl Uses {
         Self { count: AtomicU32::new(count), first: AtomicU64::new(0), last: AtomicU64::new(0) }
     }
 
+    /// Whether more can be counted before some are told.
+    pub(super) fn takes_more(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < MOST
+    }
+
     /// Counts a use; false when no more can be counted until some are told.
     pub(super) fn count(&self, now: UnixTime, mark: &Mark) -> bool {
-        if self.count.load(Ordering::Relaxed) >= MOST {
+        if !self.takes_more() {
             return false;
         }
         if self.count.fetch_add(1, Ordering::AcqRel) == 0 {
