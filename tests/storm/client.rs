@@ -124,10 +124,10 @@ impl Asker {
         // What was refused is not kept, and each look would go to the daemon: most go to the cache alone.
         let again = mine.is_some_and(|mine| self.refused[mine] == Some(token));
         let verdict = if again && late && self.dice.below(8) > 0 {
-            self.client.kept(&asked)
+            self.client.kept(&asked).map(|known| known.share())
         } else {
             match self.client.validate(&asked) {
-                Ok(verdict) => Some(verdict),
+                Ok(verdict) => Some(verdict.share()),
                 Err(_) => {
                     self.counts.errors += 1;
                     return;
