@@ -105,7 +105,7 @@ fn python_is_there() -> bool {
     let there = Command::new("python3").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let there = there.is_ok_and(|status| status.success());
     if !there {
-        eprintln!("SKIPPED: there is no python3, and so no reader in another language (apt-get install python3-minimal)");
+        eprintln!("SKIPPED: there is no python3, and so no reader in another language (apt-get install python3)");
     }
     there
 }
@@ -221,7 +221,12 @@ fn attack(page: &OwnedFd) -> usize {
     // Opened anew: the seals are of the file, not of the descriptor. Who may not open it so can't go on either.
     let path = PathBuf::from(format!("/proc/self/fd/{}", page.as_raw_fd()));
     for truncate in [false, true] {
-        match OpenOptions::new().read(true).write(true).custom_flags(if truncate { libc::O_TRUNC } else { 0 }).open(&path) {
+        match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(if truncate { libc::O_TRUNC } else { 0 })
+            .open(&path)
+        {
             Ok(again) => {
                 assert!(!truncate, "it was opened to be cut");
                 write_to(&OwnedFd::from(again), &mut tried);
@@ -254,8 +259,7 @@ fn write_to(page: &OwnedFd, tried: &mut Tried) {
     let punch = bits(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE);
     tried.forbidden("fallocate: punch a hole", fallocate(page, punch, 0, 4096));
     tried.forbidden("fallocate: grow", fallocate(page, FallocateFlags::empty(), BYTES as i64, 4096));
-    let rearranging =
-        [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_ZERO_RANGE, libc::FALLOC_FL_INSERT_RANGE, 0x40];
+    let rearranging = [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_ZERO_RANGE, libc::FALLOC_FL_INSERT_RANGE, 0x40];
     for flags in rearranging {
         tried.refused("fallocate: rearrange", fallocate(page, bits(flags), 0, 4096));
     }

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use bearerd::client::{CacheOptions, ClientError, Options, asynchronous, blocking};
 use bearerd::codec;
 use bearerd::page::{SLOTS, WORDS};
-use bearerd::protocol::message::{Answer, Ask, Cacheable, Reply, Request, ServerHello, Stamped, Validate};
+use bearerd::protocol::message::{Answer, Ask, Cacheable, ClientHello, Reply, Request, ServerHello, Stamped, Validate};
 use bearerd::protocol::{FLAG_PAGE, MAGIC, VERSION};
 use bearerd::time::UnixTime;
 use fake::{framed, validate, verdict};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::sys::uio::pwrite;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::ftruncate;
@@ -77,12 +77,14 @@ struct Gift {
     /// With which byte of the hello the files come.
     at_byte: usize,
     stamp: Cacheable,
+    /// Also to who did not ask for it.
+    to_all: bool,
 }
 
 impl Gift {
     fn of(files: impl Fn() -> Vec<OwnedFd> + Send + 'static) -> Self {
         let stamp = Cacheable { generation: 0, slot: 7, value: 0, good_until: None, ticket: vec![1; 40] };
-        Self { flags: FLAG_PAGE, files: Box::new(files), clock: 0, at_byte: 0, stamp }
+        Self { flags: FLAG_PAGE, files: Box::new(files), clock: 0, at_byte: 0, stamp, to_all: false }
     }
 
     fn page(make: impl Fn(Forged) -> Forged + Send + 'static) -> Self {
@@ -94,6 +96,7 @@ impl Gift {
 struct Hostile {
     path: PathBuf,
     asked: Arc<AtomicUsize>,
+    listener: UnixListener,
     _dir: tempfile::TempDir,
 }
 
@@ -104,15 +107,23 @@ impl Hostile {
         let listener = UnixListener::bind(&path).unwrap();
         let asked = Arc::new(AtomicUsize::new(0));
         let (count, gift) = (Arc::clone(&asked), Arc::new(Mutex::new(gift)));
-        // Ends with the test's process: a listener that nobody connects to any more.
+        let accepting = listener.try_clone().unwrap();
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (stream, count, gift) = (stream.unwrap(), Arc::clone(&count), Arc::clone(&gift));
+            for stream in accepting.incoming() {
+                // It was shut down.
+                let Ok(stream) = stream else { return };
+                let (count, gift) = (Arc::clone(&count), Arc::clone(&gift));
                 // The other side may go at any time.
                 thread::spawn(move || answer(stream, &gift, &count));
             }
         });
-        Self { path, asked, _dir: dir }
+        Self { path, asked, listener, _dir: dir }
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
@@ -125,10 +136,11 @@ fn frame(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
 }
 
 fn answer(mut stream: UnixStream, gift: &Mutex<Gift>, asked: &AtomicUsize) -> std::io::Result<()> {
-    frame(&mut stream)?;
+    let content = frame(&mut stream)?;
+    let hello: ClientHello = codec::decode(&content).unwrap();
     let stamp = {
         let gift = gift.lock().unwrap();
-        greet(&mut stream, &gift)?;
+        greet(&mut stream, &gift, hello.flags != 0 || gift.to_all)?;
         gift.stamp.clone()
     };
     loop {
@@ -145,12 +157,12 @@ fn answer(mut stream: UnixStream, gift: &Mutex<Gift>, asked: &AtomicUsize) -> st
     }
 }
 
-fn greet(stream: &mut UnixStream, gift: &Gift) -> std::io::Result<()> {
-    let files = (gift.files)();
+fn greet(stream: &mut UnixStream, gift: &Gift, gives: bool) -> std::io::Result<()> {
+    let files = if gives { (gift.files)() } else { Vec::new() };
     let hello = framed(&ServerHello {
         magic: MAGIC,
         version: VERSION,
-        flags: gift.flags,
+        flags: if gives { gift.flags } else { 0 },
         request_max: 65_536,
         in_flight_max: 256,
         batch_max: 256,
@@ -195,8 +207,12 @@ fn asks_each_time(name: &str, gift: impl Fn() -> Gift) {
     });
 }
 
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+/// Forged pages that this process has open or mapped.
+fn left_over() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let open = open.filter(|path| path.to_string_lossy().contains("memfd:forged")).count();
+    open + std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:forged").count()
 }
 
 /// The same server with a page as it should be: what it says is kept, or the other tests would show nothing. The page does
@@ -224,7 +240,6 @@ fn a_page_as_it_should_be_is_believed() {
 
 #[test]
 fn a_page_that_is_none_is_not_believed() {
-    let before = open_descriptors();
     let plain = || {
         let file = tempfile::tempfile().unwrap();
         file.set_len(WORDS as u64 * 8).unwrap();
@@ -257,10 +272,10 @@ fn a_page_that_is_none_is_not_believed() {
             Gift::page(move |page| page.with(word, value))
         });
     }
-    // None of the files is left, open or mapped.
+    // None of the files is left; those of other tests go when they end.
     let begun = Instant::now();
-    while open_descriptors() > before + 8 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "descriptors are left: {}", open_descriptors());
+    while left_over() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} are left, open or mapped", left_over());
         thread::yield_now();
     }
 }
@@ -297,11 +312,11 @@ fn a_stamp_that_is_not_of_the_page_is_not_believed() {
 #[test]
 fn flags_that_were_not_asked_for_end_the_connection() {
     for flags in [2, FLAG_PAGE | 2, u32::MAX] {
-        let server = Hostile::serve(Gift { flags, ..Gift::page(|page| page) });
+        let server = Hostile::serve(Gift { flags, to_all: true, ..Gift::page(|page| page) });
         let error = blocking::CachedClient::connect(&server.path, Options::default(), quiet()).map(drop).unwrap_err();
         assert!(matches!(error, ClientError::Protocol(_)), "{error}");
     }
-    let server = Hostile::serve(Gift::page(|page| page));
+    let server = Hostile::serve(Gift { to_all: true, ..Gift::page(|page| page) });
     let error = blocking::Client::connect(&server.path, Options::default()).map(drop).unwrap_err();
     assert!(matches!(error, ClientError::Protocol(_)), "who keeps nothing is given a page: {error}");
 }

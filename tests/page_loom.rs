@@ -336,7 +336,12 @@ fn a_bump_after_the_reply_is_found() {
 fn a_bump_before_the_refusal_is_found() {
     for by in [By::Slot, By::Generation] {
         is_found("bump before the refusal", || {
-            revocation(by, Order::AsItIs, &[Step::Bump, Step::Refuse, Step::Commit, Step::Reply], Reads::EpochThenState);
+            revocation(
+                by,
+                Order::AsItIs,
+                &[Step::Bump, Step::Refuse, Step::Commit, Step::Reply],
+                Reads::EpochThenState,
+            );
         });
     }
 }
