@@ -105,9 +105,7 @@ fn python_is_there() -> bool {
     let there = Command::new("python3").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let there = there.is_ok_and(|status| status.success());
     if !there {
-        eprintln!(
-            "SKIPPED: there is no python3, and so no reader in another language (apt-get install python3-minimal)"
-        );
+        eprintln!("SKIPPED: there is no python3, and so no reader in another language (apt-get install python3)");
     }
     there
 }
