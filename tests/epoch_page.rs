@@ -240,7 +240,7 @@ fn attack(page: &OwnedFd) -> usize {
     let mut file = File::from(page.try_clone().unwrap());
     let _ = file.seek(SeekFrom::Start(BYTES as u64));
     let _ = file.try_lock();
-    let _ = file.set_permissions(std::fs::Permissions::from_mode(0));
+    let _ = file.set_permissions(std::fs::Permissions::from_mode(0o000));
     let _ = fallocate(page, FallocateFlags::empty(), 0, 4096);
     assert!(words(&ours) == before, "the page has changed");
     tried.0

@@ -15,6 +15,7 @@ use crate::sys::shared::Words;
 use crate::time::wall_now;
 
 /// The source of the counting once more, over the model checker's atomics.
+#[allow(clippy::duplicate_mod, reason = "that is what it is for")]
 #[path = "uses.rs"]
 mod uses_under_loom;
 
