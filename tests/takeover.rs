@@ -47,6 +47,8 @@ fn nothing_is_stale_whatever_came_before_the_revocation() {
     good(stale::revoked_after_a_stop(&mut daemon));
 }
 
+type Restriction<'a> = Box<dyn Fn(&mut Client) + Send + 'a>;
+
 /// Each verb that takes rights away waits for the dead daemon's lease; nothing else does.
 #[test]
 fn after_a_kill_each_restriction_waits_and_nothing_else() {
@@ -61,7 +63,7 @@ fn after_a_kill_each_restriction_waits_and_nothing_else() {
     let chosen = |n: usize| Chosen::Handles(vec![handle(n)]);
     let connect = || Client::connect(daemon.socket(), patient()).unwrap();
     thread::scope(|scope| {
-        let all: [(&str, usize, Box<dyn Fn(&mut Client) + Send>); 5] = [
+        let all: [(&str, usize, Restriction<'_>); 5] = [
             ("revoke", 0, Box::new(|client| revoke_by(client, by_id(&tokens[0])))),
             ("revoke by filter", 1, Box::new(|client| revoke_by(client, by_subject("s1")))),
             (

@@ -318,20 +318,22 @@ pub fn observe(socket: &Path) -> io::Result<()> {
                 return Err(io::Error::other("nothing is kept"));
             }
         }
+        let begun = monotonic();
         let value = page.load(word);
         println!("looking");
-        let patience = monotonic() + PATIENCE;
-        let (mut unchanged, mut granted) = (Duration::ZERO, Duration::ZERO);
+        let (mut unchanged, mut granted) = (begun, begun);
         let refused = loop {
             let now = monotonic();
             if page.load(word) == value {
                 unchanged = now;
             }
-            if client.kept(&ask).is_none() {
+            if client.kept(&ask).is_some() {
+                granted = now;
+            } else if page.load(word) != value {
                 break monotonic();
             }
-            granted = now;
-            if now > patience {
+            // Else the daemon was not heard of for a while, which is no refusal of this token.
+            if now > begun + PATIENCE {
                 return Err(io::Error::other("it is granted for ever"));
             }
         };

@@ -96,7 +96,12 @@ pub fn serve() {
         let kept = || client.kept(&ask(token, &[])).is_some().to_string();
         let asked = || client.validate(&ask(token, &[])).map_or_else(|it| it.to_string(), |it| it.active.to_string());
         let answer = match order {
-            "warm" => (0..10).map(|_| (asked(), kept()).1).last().unwrap(),
+            "warm" => {
+                for _ in 0..10 {
+                    asked();
+                }
+                kept()
+            }
             "kept" => kept(),
             "ask" => asked(),
             "clock" => {
@@ -105,7 +110,6 @@ pub fn serve() {
             }
             other => panic!("{other}?"),
         };
-        // Not println: that is caught by the harness of a test that it believes to be silent.
-        writeln!(std::io::stdout(), "{MARK}{answer}").unwrap();
+        println!("{MARK}{answer}");
     }
 }

@@ -1,7 +1,6 @@
 //! One of the caching clients: a process that asks and asks, and says when it was told what is no longer so.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -153,11 +152,11 @@ impl Asker {
                 clock().as_micros(),
                 pages(&id),
             );
-            writeln!(std::io::stdout(), "{STALE}{what}").unwrap();
+            println!("{STALE}{what}");
         }
         if let Some(mine) = mine {
             self.refused[mine] = (!verdict.active).then_some(token);
-            self.had[mine] = verdict.active.then(|| (token, verdict));
+            self.had[mine] = verdict.active.then_some((token, verdict));
         }
     }
 }
