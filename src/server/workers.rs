@@ -63,6 +63,7 @@ impl Worker {
     fn start(number: usize, blocking_threads: usize) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(crate::audit::linger)
             .max_blocking_threads(blocking_threads)
             .thread_name("bearerd")
             .build()?;
