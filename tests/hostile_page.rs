@@ -1,7 +1,6 @@
 //! A server that passes for the daemon and hands out a page of its own, or none: the client library does not crash, keeps
 //! nothing, and goes on asking (`docs/epoch-page.md`, "How it is got").
 
-#[allow(dead_code, reason = "what the fake server says is used, and not the server")]
 mod fake;
 
 use std::io::{IoSlice, Read, Write};

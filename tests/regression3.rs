@@ -106,7 +106,7 @@ async fn a_flood_of_reports_leaves_others_their_turn() {
     let mut flood = server.connect(RULED).await;
     let mut other = server.connect(1001).await;
     let report = UseReport { ticket: b"", count: 1, first: UnixTime::EPOCH, last: UnixTime::EPOCH };
-    let reports = || Ask::ReportUses(vec![report.clone(); REPORTS_MAX]);
+    let reports = || Ask::ReportUses(vec![report; REPORTS_MAX]);
     let frames: Vec<u8> = (1..=FLOOD).flat_map(|id| framed(&Request { id, body: reports() })).collect();
     let (mut reads, mut writes) = flood.stream.split();
     let mut bytes = vec![0; 1 << 16];

@@ -291,7 +291,7 @@ impl AuditEvent {
             }
         }
         line.raw(",\"from\":");
-        line.quoted(self.from, |from, out| text::shown(from, out));
+        line.quoted(self.from, text::shown);
         line.raw(",\"from_asserted\":");
         line.raw(word(self.from_asserted));
         line.raw(",\"note\":");

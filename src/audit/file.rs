@@ -139,14 +139,14 @@ impl LogFile for DiskLog {
             (Ok(offset), Ok(len)) => (offset, len),
             _ => return Err(io::ErrorKind::FileTooLarge.into()),
         };
-        match fallocate(&self.file(), FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+        match fallocate(self.file(), FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(io::ErrorKind::Unsupported.into()),
             result => Ok(result?),
         }
     }
 
     fn space(&self) -> io::Result<Space> {
-        let stat = fstatvfs(&self.file())?;
+        let stat = fstatvfs(self.file())?;
         // The types are not u64 on every architecture.
         #[allow(clippy::useless_conversion, reason = "u32 on 32-bit machines")]
         let of = |blocks| u64::from(stat.fragment_size()).saturating_mul(u64::from(blocks));

@@ -155,12 +155,12 @@ fn logfmt(event: &AuditEvent, seq: u64, generation: u64, out: &mut Vec<u8>) {
         pairs.text(" unit=", peer.unit.as_deref(), NOTE_MAX);
         pairs.text(" container=", peer.container.as_deref(), NAME_MAX);
     }
-    pairs.put(" from=", event.from, |from, out| text::shown(from, out));
-    pairs.put(" from_asserted=", event.from_asserted, |asserted, out| text::shown(asserted, out));
+    pairs.put(" from=", event.from, text::shown);
+    pairs.put(" from_asserted=", event.from_asserted, text::shown);
     pairs.put(" count=", event.count, text::number);
     pairs.put(" first=", event.first, text::time);
     pairs.put(" last=", event.last, text::time);
-    pairs.put(" cached=", event.cached, |cached, out| text::shown(cached, out));
+    pairs.put(" cached=", event.cached, text::shown);
     pairs.text(" claimed_by=", event.claimed_by.as_deref(), NAME_MAX);
     pairs.text(" audience=", event.audience.as_deref(), NAME_MAX);
     pairs.scopes(event.scopes.as_deref());
@@ -194,7 +194,7 @@ impl Pairs<'_> {
         let Some(value) = value else { return };
         let before = self.out.len();
         let parted = matches!(self.out.last(), None | Some(b' '));
-        self.out.extend_from_slice(key[usize::from(parted)..].as_bytes());
+        self.out.extend_from_slice(&key.as_bytes()[usize::from(parted)..]);
         write(value, self.out);
         if self.out.len() > self.limit {
             self.out.truncate(before);

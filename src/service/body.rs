@@ -143,7 +143,7 @@ mod tests {
             generation: u64::from(n) << 40,
             slot: u32::from(n) * 200,
             value: u64::from(n) * 300,
-            good_until: (n % 2 == 0).then_some(NOW),
+            good_until: n.is_multiple_of(2).then_some(NOW),
             ticket: vec![n; usize::from(n) * 2],
         }
     }
@@ -152,7 +152,7 @@ mod tests {
         match n % 4 {
             0 => Told::inactive(Reason::ALL[usize::from(n) % Reason::ALL.len()]),
             1 => Told::not_good(record(n), Reason::InsufficientScope, vec!["a:b".to_owned(); usize::from(n)], NOW),
-            _ => Told::active(record(n), NOW, (n % 3 == 0).then(|| Box::new(cacheable(n)))),
+            _ => Told::active(record(n), NOW, n.is_multiple_of(3).then(|| Box::new(cacheable(n)))),
         }
     }
 
