@@ -122,8 +122,8 @@ mod tests {
             subjects.learn(&n.to_string(), at(12), None);
         }
         assert_eq!(subjects.0.lock().unwrap().len(), SUBJECTS_MAX);
-        subjects.learn("ann", at(20), Some(1001));
-        assert_eq!(subjects.known("ann", at(20)), Some(Some(1001)));
+        subjects.learn("zoe", at(20), Some(1001));
+        assert_eq!(subjects.known("zoe", at(20)), Some(Some(1001)));
         assert_eq!(subjects.0.lock().unwrap().len(), 1);
     }
 }
