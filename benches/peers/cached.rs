@@ -349,6 +349,11 @@ fn own_page(socket: &Path) -> io::Result<Words> {
     let wanted = ClientHello { magic: MAGIC, version_min: VERSION, version_max: VERSION, flags: FLAG_PAGE };
     frame::append(&wanted, &mut hello);
     stream.write_all(&hello)?;
+    // It does not wait; the answer is there as soon as a byte can be looked at.
+    nix::poll::poll(
+        &mut [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&stream), nix::poll::PollFlags::POLLIN)],
+        nix::poll::PollTimeout::NONE,
+    )?;
     let (_, file) = pass::receive_with_file(&stream, &mut [0; 256])?;
     let file = file.ok_or_else(|| io::Error::other("the epoch page did not come"))?;
     Words::open(&file, page::WORDS)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{
@@ -16,6 +16,8 @@ use crate::token::TokenId;
 /// The page, to be written.
 pub struct Writer<M: OwnMemory> {
     memory: M,
+    /// The offset of the last beat; 0 before the first.
+    offset: AtomicU64,
 }
 
 /// What of the page says that a state has changed: all that the store and the service need to know of it.
@@ -59,7 +61,7 @@ impl<M: OwnMemory> Writer<M> {
         memory.store(AT_SLOTS, SLOTS as u64);
         memory.store(AT_STATE, STATE_ASK);
         memory.store(AT_MAGIC, MAGIC);
-        Self { memory }
+        Self { memory, offset: AtomicU64::new(0) }
     }
 
     /// The daemon lives: at this CLOCK_BOOTTIME, and after it was read the time that counts was `now`. In that order, so
@@ -70,12 +72,12 @@ impl<M: OwnMemory> Writer<M> {
     pub fn beat(&self, boottime: Duration, now: UnixTime) {
         let heartbeat = micros(boottime);
         let offset = now.as_micros().wrapping_sub(heartbeat);
-        let back = self.memory.load(AT_OFFSET).wrapping_sub(offset).cast_signed();
-        let has_beaten = self.memory.load(AT_HEARTBEAT) != 0;
+        let before = self.offset.swap(offset, Ordering::Relaxed);
+        let back = before.wrapping_sub(offset).cast_signed();
         // The offset first: whoever sees the beat sees its offset, or a later one.
         self.memory.store(AT_OFFSET, offset);
         // The two clocks are not read at the same moment; what is less than a lease is that.
-        if has_beaten && back > micros(LEASE).cast_signed() {
+        if before != 0 && back > micros(LEASE).cast_signed() {
             self.bump_generation();
         }
         self.memory.store(AT_HEARTBEAT, heartbeat);
